@@ -1,0 +1,65 @@
+"""Protocol ids, frame tags and limits: one table, nothing else.
+
+Rules. The version of a protocol is in its id and nowhere else. A tag is never reused: a retired one stays here as a
+comment. Every limit names its unit and says where the number comes from. `PROTOCOL.md` says the same in prose and
+`tests/test_docs.py` compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+JOB: Final = "/cxp2p/job/1"
+OFFERS: Final = "/cxp2p/offers/1"
+OFFER_WATCH: Final = "/cxp2p/offer/1"
+KAD: Final = "/cxp2p/kad/1.0.0"
+
+# Frame tags, one number space for all protocols.
+TAG_ASK: Final = 1
+TAG_ACCEPTED: Final = 2
+TAG_REFUSAL: Final = 3
+TAG_PIECE: Final = 4
+TAG_CANCEL: Final = 5
+TAG_RECEIPT: Final = 6
+TAG_COUNTERSIGN: Final = 7
+TAG_FAILURE: Final = 8
+# 9 is kept for the voucher that pays during a long stream.
+TAG_OFFERS_WANTED: Final = 10
+TAG_OFFERS_KNOWN: Final = 11
+TAG_OFFER: Final = 12
+
+# Limits on what a stranger can make us hold.
+ASK_BYTES_MAX: Final = 17 * 1024 * 1024  # a 16 MiB HTTP body, re-encoded, plus its order
+FRAME_BYTES_MAX: Final = 64 * 1024  # every other frame: one Noise message
+OFFER_BYTES_MAX: Final = 16 * 1024  # 60 models of 250 bytes each
+OFFERS_PER_ANSWER_MAX: Final = 32
+OFFERS_ANSWER_BYTES_MAX: Final = 512 * 1024  # 32 full offers
+ENVELOPE_BYTES_MAX: Final = 8 * 1024  # an order or receipt is about 600 bytes
+CBOR_DEPTH_MAX: Final = 16  # records nest 4 deep
+WRITE_BYTES_MAX: Final = 65_507  # one Yamux frame that fits one Noise message
+
+STREAMS_PER_PEER_MAX: Final = 128  # jobs of one gateway on one node; half of Yamux's 256 per connection
+CONNECTIONS_MAX: Final = 512
+DIRECTORY_PEERS_MAX: Final = 4096
+WATCHED_NODES_MAX: Final = 64
+
+# Time. `_s` is monotonic seconds, `_ms` is wall-clock milliseconds in signed records.
+CLOCK_SKEW_MS_MAX: Final = 30_000  # NTP-less home machines drift by seconds, not minutes
+OFFER_LIFE_MS_MAX: Final = 15 * 60_000
+OFFER_PUT_INTERVAL_S: Final = 300.0  # a re-put needs a higher sequence to extend the record's life in the DHT
+ORDER_LIFE_MS: Final = 60_000
+WATCH_BEAT_S: Final = 1.0
+WATCH_BEATS_MISSED_MAX: Final = 3
+EXCHANGE_INTERVAL_S: Final = 10.0
+COUNTERSIGN_TIMEOUT_S: Final = 30.0
+STREAM_OPEN_TIMEOUT_S: Final = 5.0
+ASK_TIMEOUT_S: Final = 30.0  # from the opened stream to a whole Ask
+
+# Receipts.
+OUTPUT_LEAF_TOKENS: Final = 32
+LANES_PER_GATEWAY_MAX: Final = 256
+
+# The DHT.
+KAD_KEY_BYTES_MAX: Final = 80  # py-libp2p stores longer provider keys but can never fetch them
+PROVIDERS_PER_KEY_MAX: Final = 20
+PROVIDER_SHARDS: Final = 16

@@ -1,0 +1,359 @@
+"""The vocabulary: frozen values without behaviour. Money in µcredits, wall time in ms, prices per million units.
+
+Every field is bounded here, because each of these can come from a stranger. A record that is signed holds no float.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import partial
+from typing import Annotated, TypeVar, dataclass_transform
+
+from annotated_types import Ge, Le, Len, MaxLen
+from pydantic import ConfigDict, Strict
+from pydantic.dataclasses import dataclass
+
+T = TypeVar("T")
+
+Natural = Annotated[int, Strict(), Ge(0), Le(2**63 - 1)]
+Count = Annotated[int, Strict(), Ge(0), Le(2**31 - 1)]
+Flag = Annotated[bool, Strict()]
+Name = Annotated[str, Strict(), Len(1, 128)]
+PeerId = Annotated[str, Strict(), Len(1, 64)]
+Reason = Annotated[str, Strict(), MaxLen(512)]
+Text = Annotated[str, Strict()]
+Bytes16 = Annotated[bytes, Strict(), Len(16, 16)]
+Digest = Annotated[bytes, Strict(), Len(32, 32)]
+Blob = Annotated[bytes, Strict()]
+TokenId = Annotated[int, Strict(), Ge(0), Le(2**32 - 1)]
+
+_as_record = partial(dataclass, frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def record(cls: type[T]) -> type[T]:
+    """Makes a class a record: frozen, slotted, keyword-only, validated, unknown fields refused."""
+    return _as_record(cls)
+
+
+class Service(StrEnum):
+    """A kind of work, and with it the unit that is paid: tokens, tokens, audio ms, pages."""
+
+    CHAT = "chat"
+    EMBED = "embed"
+    SPEECH = "speech"
+    SCRAPE = "scrape"
+
+
+# What a node offers.
+
+
+@record
+class Prices:
+    """µcredits per million units of input and of output."""
+
+    input: Natural
+    output: Natural
+
+
+@record
+class Load:
+    """How busy a capability is now. `first_piece_ms` and `units_per_s` are the node's own recent medians, 0 if unknown."""
+
+    running: Count
+    queued: Count
+    first_piece_ms: Count
+    units_per_s: Count
+
+
+@record
+class Capability:
+    """One model that a node serves. `slots` jobs run at once, `queue_max` more may wait."""
+
+    service: Service
+    model: Name
+    model_digest: Digest
+    runtime: Name
+    context_units: Count
+    output_units_max: Count
+    prices: Prices
+    slots: Count
+    queue_max: Count
+    load: Load
+
+
+@record
+class Offer:
+    """The signed capability record of a node: what it does, at what price, how loaded it is, until when.
+
+    `sequence` grows with every new offer of this peer; a lower one is never believed after a higher one.
+    """
+
+    peer: PeerId
+    sequence: Natural
+    issued_at_ms: Natural
+    expires_at_ms: Natural
+    addresses: Annotated[tuple[Annotated[str, Strict(), Len(1, 256)], ...], Len(0, 16)]
+    agent: Name
+    owner: Annotated[str, Strict(), MaxLen(128)]
+    draining: Flag
+    capabilities: Annotated[tuple[Capability, ...], Len(0, 60)]
+
+
+# What an asker wants. These travel inside an Ask; an order commits to their exact bytes.
+
+
+class Role(StrEnum):
+    SYSTEM = "system"
+    DEVELOPER = "developer"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+@record
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: Text
+    name: Name | None = None
+
+
+@record
+class Sampling:
+    """How the next token is drawn. `seed` None: the order's seed is used."""
+
+    temperature: Annotated[float, Ge(0), Le(2)] = 0.7
+    top_p: Annotated[float, Ge(0), Le(1)] = 1.0
+    frequency_penalty: Annotated[float, Ge(-2), Le(2)] = 0.0
+    presence_penalty: Annotated[float, Ge(-2), Le(2)] = 0.0
+    logit_bias: Annotated[tuple[tuple[TokenId, Annotated[float, Ge(-100), Le(100)]], ...], Len(0, 1024)] = ()
+    seed: Annotated[int, Strict(), Ge(-(2**63)), Le(2**63 - 1)] | None = None
+
+
+@record
+class ChatJob:
+    """A chat completion. `max_tokens` None: as many as the context and the order allow."""
+
+    model: Name
+    messages: Annotated[tuple[Message, ...], Len(1, 1024)]
+    max_tokens: Annotated[int, Strict(), Ge(1), Le(2**31 - 1)] | None = None
+    stop: Annotated[tuple[Annotated[str, Strict(), Len(1, 1024)], ...], Len(0, 4)] = ()
+    sampling: Sampling = Sampling()
+
+
+# The conversation about one job: /cxp2p/job/1.
+
+
+class RefusalCode(StrEnum):
+    """Why a node says no before any work."""
+
+    ORDER_INVALID = "order_invalid"  # forged, mis-addressed, expired, replayed, commitment wrong
+    LANE_UNKNOWN = "lane_unknown"  # the node does not know this lane (it restarted): open a new one
+    PRICE_TOO_LOW = "price_too_low"
+    EXPOSURE = "exposure"  # too much uncountersigned work for this gateway
+    MODEL_UNKNOWN = "model_unknown"
+    REQUEST_INVALID = "request_invalid"
+    BUSY = "busy"  # queue full: `retry_after_ms` says when to come back
+    DRAINING = "draining"
+
+
+class FailureCode(StrEnum):
+    """Why a node that took a job did not finish it."""
+
+    ENGINE_DIED = "engine_died"
+    CONTEXT_LENGTH = "context_length"  # `limit` and `actual` in tokens
+    REQUEST_UNSUPPORTED = "request_unsupported"
+    ASKER_TOO_SLOW = "asker_too_slow"
+    TIMEOUT = "timeout"
+    INTERNAL = "internal"
+
+
+class Finish(StrEnum):
+    """How a job ended, in its receipt."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    HANDOFF = "handoff"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+
+
+@record
+class Ask:
+    """Asker → node, first. The order's envelope, and the request bytes that the order commits to with `salt`."""
+
+    order: Blob
+    salt: Bytes16
+    request: Blob
+
+
+@record
+class Accepted:
+    """Node → asker: the job is taken; `queued` jobs are ahead of it."""
+
+    queued: Count
+
+
+@record
+class Refusal:
+    """Node → asker: no, and no work was done."""
+
+    code: RefusalCode
+    reason: Reason
+    retry_after_ms: Count
+
+
+@record
+class Piece:
+    """Node → asker: a streamed part of the result, and the token ids it is made of."""
+
+    text: Text
+    token_ids: Annotated[tuple[TokenId, ...], Len(0, 4096)]
+
+
+@record
+class Cancel:
+    """Asker → node: stop now; send the receipt for what was delivered."""
+
+
+@record
+class Failure:
+    """Node → asker: the job was taken and cannot be finished. It costs nothing."""
+
+    code: FailureCode
+    reason: Reason
+    limit: Count
+    actual: Count
+
+
+@record
+class ReceiptSent:
+    """Node → asker, last: the receipt's envelope."""
+
+    envelope: Blob
+
+
+@record
+class CountersignSent:
+    """Asker → node, last: the countersign's envelope."""
+
+    envelope: Blob
+
+
+# Discovery: /cxp2p/offers/1 and /cxp2p/offer/1.
+
+
+@record
+class OffersWanted:
+    """Asks a peer for fresh offers it knows. `service` None: any service; `model` None: any model."""
+
+    service: Service | None
+    model: Name | None
+    limit: Annotated[int, Strict(), Ge(1), Le(32)]
+
+
+@record
+class OffersKnown:
+    """The answer: envelopes of offers, newest first."""
+
+    envelopes: Annotated[tuple[Blob, ...], Len(0, 32)]
+
+
+@record
+class OfferSent:
+    """One envelope of the sender's own newest offer; on a watch stream it is also the heartbeat."""
+
+    envelope: Blob
+
+
+# What is signed about a job.
+
+
+@record
+class Order:
+    """The asker's signed commitment to pay for a job. Names and rules: PROTOCOL.md, Orders."""
+
+    order_id: Bytes16
+    gateway: PeerId
+    node: PeerId
+    lane: Bytes16
+    seq: Natural
+    epoch: Natural
+    service: Service
+    model: Name
+    model_digest: Digest
+    request_commit: Digest
+    max_in: Natural
+    max_out: Natural
+    prices: Prices
+    max_charge: Natural
+    expires_at_ms: Natural
+    seed: Natural
+    prev_receipt: Digest | None
+    cum_authorised: Natural
+    resume_of: Bytes16 | None
+    offset: Natural | None
+
+
+@record
+class Receipt:
+    """The node's signed account of what it did for one order."""
+
+    order_hash: Digest
+    gateway: PeerId
+    node: PeerId
+    owner: Annotated[str, Strict(), MaxLen(128)]
+    lane: Bytes16
+    seq: Natural
+    epoch: Natural
+    service: Service
+    model_digest: Digest
+    runtime: Name
+    in_units: Natural
+    cached_units: Natural
+    out_units: Natural
+    t_accept_ms: Natural
+    t_first_ms: Natural
+    t_end_ms: Natural
+    finish: Finish
+    request_commit: Digest
+    output_commit: Digest
+    seed: Natural
+    resume_of: Bytes16 | None
+    offset: Natural | None
+    charge: Natural
+    cum_charge: Natural
+    prev_receipt: Digest | None
+
+
+class Verdict(StrEnum):
+    """What the asker says of a receipt."""
+
+    ACCEPTED = "accepted"
+    ADJUSTED = "adjusted"
+    DISPUTED = "disputed"
+
+
+@record
+class Countersign:
+    """The asker's signed agreement with a receipt, or its dispute, with its own count."""
+
+    receipt_hash: Digest
+    verdict: Verdict
+    reason: Reason
+    in_units: Natural
+    out_units: Natural
+    charge: Natural
+
+
+@record
+class Usage:
+    """What an engine counted for one job, in the units of its service."""
+
+    in_units: Natural
+    cached_units: Natural
+    out_units: Natural
+    finish: Finish

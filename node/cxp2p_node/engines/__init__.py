@@ -1,0 +1,29 @@
+"""The seam to the engines that do the work."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeAlias
+
+from cxp2p.records import Capability, ChatJob, Piece, Usage
+
+Emit: TypeAlias = Callable[[Piece], Awaitable[None]]
+"""Takes one piece towards the asker; waits while the asker does not read."""
+
+
+class Engine(Protocol):
+    """Serves one model. Opened by an async context manager of its module, closed by leaving it."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a job would run now. False while the model loads or its worker comes back."""
+
+    def describe(self) -> Capability:
+        """What is offered, with zero load: the node fills the load in."""
+
+    async def run(self, job: ChatJob, seed: int, max_out: int, emit: Emit) -> Usage:
+        """Does one job: pieces go to `emit` in order, then the usage is returned.
+
+        Cancelling the call stops the work within 100 ms. Everything emitted is whole: text ends at a character, never
+        within a stop string. Raises JobFailed.
+        """
