@@ -1,0 +1,183 @@
+"""Bytes to values and back: the only place where a stranger's bytes are decoded.
+
+A record is a CBOR map (RFC 8949) of its field names. A frame is `uvarint length ‖ CBOR [tag, body]`; the length is
+checked against a limit before a byte of the frame is buffered. Decoding is strict: unknown or missing fields, wrong
+types, duplicate keys, indefinite lengths, tags, trailing bytes and deep nesting are all RemoteProtocolError.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from types import MappingProxyType
+from typing import Any, Final, NoReturn, TypeVar
+
+import cbor2
+from pydantic import TypeAdapter, ValidationError
+
+from cxp2p import protocols
+from cxp2p.errors import LocalProtocolError, RemoteProtocolError
+from cxp2p.records import (
+    Accepted,
+    Ask,
+    Cancel,
+    CountersignSent,
+    Failure,
+    OfferSent,
+    OffersKnown,
+    OffersWanted,
+    Piece,
+    ReceiptSent,
+    Refusal,
+)
+
+T = TypeVar("T")
+
+RECORD_OF_TAG: Final = MappingProxyType(
+    {
+        protocols.TAG_ASK: Ask,
+        protocols.TAG_ACCEPTED: Accepted,
+        protocols.TAG_REFUSAL: Refusal,
+        protocols.TAG_PIECE: Piece,
+        protocols.TAG_CANCEL: Cancel,
+        protocols.TAG_RECEIPT: ReceiptSent,
+        protocols.TAG_COUNTERSIGN: CountersignSent,
+        protocols.TAG_FAILURE: Failure,
+        protocols.TAG_OFFERS_WANTED: OffersWanted,
+        protocols.TAG_OFFERS_KNOWN: OffersKnown,
+        protocols.TAG_OFFER: OfferSent,
+    }
+)
+_TAG_OF_RECORD: Final = {kind: tag for tag, kind in RECORD_OF_TAG.items()}
+
+UVARINT_BYTES_MAX: Final = 4  # 2**28 bytes, above every limit here
+
+
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
+
+
+def encode(value: object) -> bytes:
+    """A record as a CBOR map of its fields. Encoding the same value gives the same bytes."""
+    return cbor2.dumps(_adapter(type(value)).dump_python(value))
+
+
+def decode(kind: type[T], data: bytes) -> T:
+    """The record of type `kind` in `data`. Raises RemoteProtocolError, which names the field and the fault."""
+    return _validated(kind, _loads(data))
+
+
+def encode_frame(value: object) -> bytes:
+    """One frame that holds a record. Raises LocalProtocolError if it has no tag."""
+    tag = _TAG_OF_RECORD.get(type(value))
+    if tag is None:
+        raise LocalProtocolError(f"{type(value).__name__} has no frame tag: add it to protocols.py and wire.py")
+    body = cbor2.dumps([tag, _adapter(type(value)).dump_python(value)])
+    return encode_uvarint(len(body)) + body
+
+
+def decode_frame(body: bytes) -> object:
+    """The record in one frame without its length. Raises RemoteProtocolError."""
+    parts = _loads(body)
+    if not isinstance(parts, list) or len(parts) != 2 or type(parts[0]) is not int:
+        raise RemoteProtocolError("a frame must be a CBOR array of a tag and a body")
+    kind = RECORD_OF_TAG.get(parts[0])
+    if kind is None:
+        raise RemoteProtocolError(f"unknown frame tag {parts[0]}")
+    return _validated(kind, parts[1])
+
+
+class FrameReader:
+    """Cuts a byte stream into frames, however the network cut it.
+
+    `bytes_max` bounds the next frame and may be changed between frames. At most one frame and one read are buffered.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Adds what the network delivered."""
+        self._buffer += data
+
+    def next(self) -> object | None:
+        """The next whole frame's record, or None when more bytes are needed. Raises RemoteProtocolError."""
+        header = _uvarint(self._buffer)
+        if header is None:
+            return None
+        length, start = header
+        if length > self.bytes_max:
+            raise RemoteProtocolError(f"a frame of {length} bytes is over the limit of {self.bytes_max}")
+        if len(self._buffer) < start + length:
+            return None
+        body = bytes(self._buffer[start : start + length])
+        del self._buffer[: start + length]
+        return decode_frame(body)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the stream may end here: no part of a frame is waiting."""
+        return not self._buffer
+
+
+def encode_uvarint(number: int) -> bytes:
+    """Unsigned LEB128 (multiformats unsigned-varint)."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _uvarint(data: bytearray) -> tuple[int, int] | None:
+    number = 0
+    for index in range(min(len(data), UVARINT_BYTES_MAX)):
+        byte = data[index]
+        number |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            if byte == 0 and index > 0:
+                raise RemoteProtocolError("a frame length is not minimally encoded")
+            return number, index + 1
+    if len(data) >= UVARINT_BYTES_MAX:
+        raise RemoteProtocolError(f"a frame length is longer than {UVARINT_BYTES_MAX} bytes")
+    return None
+
+
+def _refuse_tag(decoder: object, tag: object) -> NoReturn:
+    raise RemoteProtocolError("CBOR tags are not allowed")
+
+
+# Tags that cbor2 decodes by itself; each is refused, as a record holds only plain values.
+_NO_TAGS: Final = dict.fromkeys((*range(6), *range(21, 38), 43, 100, 258, 260, 261, 1004, 43000, 55799), _refuse_tag)
+
+
+def _loads(data: bytes) -> Any:
+    source = io.BytesIO(data)
+    decoder = cbor2.CBORDecoder(
+        source,
+        tag_hook=_refuse_tag,
+        semantic_decoders=_NO_TAGS,
+        max_depth=protocols.CBOR_DEPTH_MAX,
+        allow_indefinite=False,
+        allow_duplicate_keys=False,
+        strict_hashable_types=True,
+    )
+    try:
+        value = decoder.decode()
+    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError) as error:
+        raise RemoteProtocolError(f"not valid CBOR: {error}") from None
+    if source.tell() != len(data):
+        raise RemoteProtocolError("not valid CBOR: bytes after the end")
+    return value
+
+
+def _validated(kind: type[T], value: object) -> T:
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise RemoteProtocolError(f"{kind.__name__}.{where}: {first['msg']}") from None
