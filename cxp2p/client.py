@@ -26,7 +26,7 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a job was answered. `found_via` is dht, exchange or watch; `lookup_ms` is what that took, off the hot path."""
+    """How a job was answered. `found_via`: dht, exchange or watch; `lookup_ms` is what that took, off the hot path."""
 
     node: str
     attempts: int

@@ -58,7 +58,7 @@ class Prices:
 
 @record
 class Load:
-    """How busy a capability is now. `first_piece_ms` and `units_per_s` are the node's own recent medians, 0 if unknown."""
+    """How busy a capability is now. `first_piece_ms`, `units_per_s`: the node's own recent medians, 0 if unknown."""
 
     running: Count
     queued: Count

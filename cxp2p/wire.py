@@ -8,6 +8,7 @@ types, duplicate keys, indefinite lengths, tags, trailing bytes and deep nesting
 from __future__ import annotations
 
 import io
+from collections.abc import Hashable
 from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, NoReturn, TypeVar
@@ -54,7 +55,7 @@ UVARINT_BYTES_MAX: Final = 4  # 2**28 bytes, above every limit here
 
 
 @cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
@@ -176,8 +177,9 @@ def _loads(data: bytes) -> Any:
 
 def _validated(kind: type[T], value: object) -> T:
     try:
-        return _adapter(kind).validate_python(value)
+        record: T = _adapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
         raise RemoteProtocolError(f"{kind.__name__}.{where}: {first['msg']}") from None
+    return record

@@ -1,0 +1,350 @@
+"""Orders, receipts and countersigns: what each side must say, and what it must refuse to believe. Pure.
+
+An order belongs to a lane: a chain of jobs of one gateway on one node, one at a time, in which `seq` rises by one and
+each order names the receipt before it. A gateway keeps as many lanes open as it has jobs at once; a job that ends
+without a receipt ends its lane. Money is in µcredits, as integers.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import TypeVar
+
+from cxp2p import protocols
+from cxp2p.errors import ReceiptInvalid
+from cxp2p.merkle import merkle_root
+from cxp2p.records import (
+    Capability,
+    Countersign,
+    Finish,
+    Order,
+    Prices,
+    Receipt,
+    Refusal,
+    RefusalCode,
+    Verdict,
+)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+EPOCH_MS = 3_600_000
+TEMPLATE_UNITS_MAX = 512  # what a chat template may add to a prompt: role marks and a default system message
+GATEWAYS_MAX = 4096
+UNSETTLED_FORGIVEN_MS = 600_000  # an asker that vanished may come back; its unpaid work stops counting after this
+
+
+def digest(data: bytes) -> bytes:
+    """SHA-256: how orders, receipts and requests are named."""
+    return sha256(data).digest()
+
+
+def epoch_of(wall_ms: int) -> int:
+    """The number of the hour since the Unix epoch."""
+    return wall_ms // EPOCH_MS
+
+
+def request_commit(salt: bytes, request: bytes) -> bytes:
+    """Commits to the request without telling it to whoever reads the receipt later."""
+    return digest(salt + request)
+
+
+def output_commit(token_ids: Sequence[int]) -> bytes:
+    """Merkle root of the output: a leaf holds 32 token ids, each as 4 bytes, big-endian."""
+    step = protocols.OUTPUT_LEAF_TOKENS
+    groups = (token_ids[start : start + step] for start in range(0, len(token_ids), step))
+    return merkle_root([b"".join(token.to_bytes(4, "big") for token in group) for group in groups])
+
+
+def input_units_max(request: bytes, context_units: int) -> int:
+    """The most input tokens a request can be: no tokenizer makes more tokens than there are bytes."""
+    return min(len(request) + TEMPLATE_UNITS_MAX, context_units)
+
+
+def charge_of(prices: Prices, in_units: int, out_units: int) -> int:
+    """µcredits for the units, rounded up once."""
+    return -(-(in_units * prices.input + out_units * prices.output) // 1_000_000)
+
+
+# The asker's side.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """Where an asker stands in one lane: the next seq, the last receipt's digest, and the sum so far."""
+
+    lane: bytes
+    seq: int = 0
+    head: bytes | None = None
+    cum_charge: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What an asker wants from one capability of one node, before it becomes an order."""
+
+    gateway: str
+    node: str
+    capability: Capability
+    request_commit: bytes
+    max_in: int
+    max_out: int
+    seed: int
+
+
+def make_order(terms: Terms, lane: Lane, order_id: bytes, wall_ms: int) -> Order:
+    """The next order of `lane`, at the node's own prices."""
+    capability = terms.capability
+    max_charge = charge_of(capability.prices, terms.max_in, terms.max_out)
+    return Order(
+        order_id=order_id,
+        gateway=terms.gateway,
+        node=terms.node,
+        lane=lane.lane,
+        seq=lane.seq,
+        epoch=epoch_of(wall_ms),
+        service=capability.service,
+        model=capability.model,
+        model_digest=capability.model_digest,
+        request_commit=terms.request_commit,
+        max_in=terms.max_in,
+        max_out=terms.max_out,
+        prices=capability.prices,
+        max_charge=max_charge,
+        expires_at_ms=wall_ms + protocols.ORDER_LIFE_MS,
+        seed=terms.seed,
+        prev_receipt=lane.head,
+        cum_authorised=lane.cum_charge + max_charge,
+        resume_of=None,
+        offset=None,
+    )
+
+
+def advance(lane: Lane, receipt_envelope: bytes, charge: int) -> Lane:
+    """The lane after a countersigned receipt."""
+    return replace(lane, seq=lane.seq + 1, head=digest(receipt_envelope), cum_charge=lane.cum_charge + charge)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """What the asker itself counted: the token ids that arrived."""
+
+    token_ids: Sequence[int]
+
+
+def check_receipt(
+    order: Order, order_envelope: bytes, lane: Lane, signer: str, receipt: Receipt, evidence: bytes, got: Delivered
+) -> Countersign:
+    """The asker's answer to a receipt: accepted, or disputed with its own count.
+
+    Raises ReceiptInvalid, with the signed bytes as evidence, for a receipt that is not about this order at all: another
+    signer, job, lane, request or model.
+    """
+    expected = {
+        "node": signer,
+        "order_hash": digest(order_envelope),
+        "gateway": order.gateway,
+        "lane": order.lane,
+        "seq": order.seq,
+        "epoch": order.epoch,
+        "service": order.service,
+        "model_digest": order.model_digest,
+        "request_commit": order.request_commit,
+        "seed": order.seed,
+        "prev_receipt": order.prev_receipt,
+        "resume_of": order.resume_of,
+        "offset": order.offset,
+    }
+    if signer != order.node:
+        raise ReceiptInvalid("the receipt is not signed by the node that took the order", evidence)
+    for name, value in expected.items():
+        if getattr(receipt, name) != value:
+            raise ReceiptInvalid(f"the receipt's {name} is not the order's", evidence)
+    out_units = len(got.token_ids)
+    in_units = min(receipt.in_units, order.max_in)
+    owed = charge_owed(order.prices, receipt.finish, in_units, out_units)
+    fault = _miscount(order, lane, receipt, got, owed)
+    return Countersign(
+        receipt_hash=digest(evidence),
+        verdict=Verdict.DISPUTED if fault else Verdict.ACCEPTED,
+        reason=fault,
+        in_units=in_units,
+        out_units=out_units,
+        charge=0 if fault else owed,
+    )
+
+
+def charge_owed(prices: Prices, finish: Finish, in_units: int, out_units: int) -> int:
+    """An error or a timeout costs nothing; everything else costs what was delivered."""
+    return 0 if finish in (Finish.ERROR, Finish.TIMEOUT) else charge_of(prices, in_units, out_units)
+
+
+def _miscount(order: Order, lane: Lane, receipt: Receipt, got: Delivered, owed: int) -> str:
+    if receipt.out_units != len(got.token_ids):
+        return f"out_units is {receipt.out_units}, {len(got.token_ids)} arrived"
+    if receipt.output_commit != output_commit(got.token_ids):
+        return "output_commit is not of the token ids that arrived"
+    if receipt.in_units > order.max_in:
+        return f"in_units is {receipt.in_units}, the order allowed {order.max_in}"
+    if receipt.out_units > order.max_out:
+        return f"out_units is {receipt.out_units}, the order allowed {order.max_out}"
+    if receipt.cached_units > receipt.in_units:
+        return "cached_units is over in_units"
+    if receipt.charge != owed:
+        return f"charge is {receipt.charge}, {owed} is owed"
+    if receipt.cum_charge != lane.cum_charge + owed:
+        return f"cum_charge is {receipt.cum_charge}, {lane.cum_charge + owed} is owed"
+    if not receipt.t_accept_ms <= receipt.t_first_ms <= receipt.t_end_ms:
+        return "times are not in order"
+    return ""
+
+
+# The node's side.
+
+
+@dataclass(slots=True)
+class _NodeLane:
+    seq: int
+    head: bytes | None
+    cum_charge: int
+    open: bool
+
+
+@dataclass(slots=True)
+class _Account:
+    lanes: OrderedDict[bytes, _NodeLane] = field(default_factory=OrderedDict)
+    running_charge: int = 0
+    unsettled: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # receipt hash -> charge, wall_ms
+
+
+class NodeLanes:
+    """What a node remembers of its gateways: their lanes, and how much work they have not countersigned.
+
+    `exposure_max` is in µcredits for each gateway. Bounded: the longest idle lane and gateway are forgotten first.
+    """
+
+    def __init__(self, node: str, exposure_max: int) -> None:
+        self.node = node
+        self.exposure_max = exposure_max
+        self._accounts: OrderedDict[str, _Account] = OrderedDict()
+
+    def check(
+        self, signer: str, asker: str, order: Order, commit: bytes, capability: Capability | None, wall_ms: int
+    ) -> Refusal | None:
+        """Why this order must be refused, or None. `signer` signed it, `asker` is at the other end of the stream."""
+        fault = self._order_fault(signer, asker, order, commit, wall_ms)
+        if fault:
+            return _refusal(RefusalCode.ORDER_INVALID, fault)
+        if capability is None or capability.model_digest != order.model_digest:
+            return _refusal(RefusalCode.MODEL_UNKNOWN, f"model {order.model!r} with that digest is not served here")
+        prices = capability.prices
+        if order.prices.input < prices.input or order.prices.output < prices.output:
+            return _refusal(
+                RefusalCode.PRICE_TOO_LOW, f"the price is {prices.input} in, {prices.output} out per million"
+            )
+        if order.max_charge < charge_of(order.prices, order.max_in, order.max_out):
+            return _refusal(RefusalCode.PRICE_TOO_LOW, "max_charge does not cover max_in and max_out")
+        return self._lane_refusal(order) or self._exposure_refusal(order, wall_ms)
+
+    def _order_fault(self, signer: str, asker: str, order: Order, commit: bytes, wall_ms: int) -> str:
+        skew = protocols.CLOCK_SKEW_MS_MAX
+        if order.node != self.node:
+            return "the order is for another node"
+        if not signer == asker == order.gateway:
+            return "the order is not signed by the gateway that sent it"
+        if order.request_commit != commit:
+            return "the order is not about this request"
+        if wall_ms > order.expires_at_ms + skew:
+            return f"the order expired {wall_ms - order.expires_at_ms} ms ago; check both clocks"
+        if order.expires_at_ms > wall_ms + protocols.ORDER_LIFE_MS + skew:
+            return "the order expires too far in the future; check both clocks"
+        if abs(order.epoch - epoch_of(wall_ms)) > 1:
+            return f"the order's epoch is {order.epoch}, here it is {epoch_of(wall_ms)}"
+        return ""
+
+    def _lane_refusal(self, order: Order) -> Refusal | None:
+        account = self._accounts.get(order.gateway)
+        lane = account.lanes.get(order.lane) if account else None
+        if lane is None:
+            if order.seq != 0 or order.prev_receipt is not None:
+                return _refusal(RefusalCode.LANE_UNKNOWN, "this lane is not known here: open a new one")
+            lane = _NodeLane(-1, None, 0, False)
+        if lane.open or order.seq != lane.seq + 1:
+            return _refusal(RefusalCode.ORDER_INVALID, f"seq {order.seq} is not the next in its lane: a replay")
+        if order.prev_receipt != lane.head:
+            return _refusal(RefusalCode.ORDER_INVALID, "prev_receipt is not the last receipt of the lane")
+        if order.cum_authorised < lane.cum_charge + order.max_charge:
+            return _refusal(RefusalCode.ORDER_INVALID, "cum_authorised does not cover this order")
+        return None
+
+    def _exposure_refusal(self, order: Order, wall_ms: int) -> Refusal | None:
+        exposed = self.exposure(order.gateway, wall_ms)
+        if exposed + order.max_charge > self.exposure_max:
+            why = f"{exposed} µcredits are not countersigned yet, the limit is {self.exposure_max}"
+            return _refusal(RefusalCode.EXPOSURE, why, retry_after_ms=5_000)
+        return None
+
+    def exposure(self, gateway: str, wall_ms: int) -> int:
+        """µcredits that `gateway` may owe: running jobs at their most, and receipts without a countersign."""
+        account = self._accounts.get(gateway)
+        if account is None:
+            return 0
+        for key, (_, since_ms) in list(account.unsettled.items()):
+            if wall_ms - since_ms > UNSETTLED_FORGIVEN_MS:
+                del account.unsettled[key]
+        return account.running_charge + sum(charge for charge, _ in account.unsettled.values())
+
+    def take(self, order: Order) -> None:
+        """Opens the lane for an order that `check` let through: its seq can never be used again."""
+        account = self._accounts.setdefault(order.gateway, _Account())
+        self._accounts.move_to_end(order.gateway)
+        lane = account.lanes.setdefault(order.lane, _NodeLane(-1, None, 0, False))
+        account.lanes.move_to_end(order.lane)
+        lane.seq, lane.open = order.seq, True
+        account.running_charge += order.max_charge
+        _forget(account.lanes, protocols.LANES_PER_GATEWAY_MAX, lambda old: not old.open)
+        _forget(self._accounts, GATEWAYS_MAX, lambda old: not old.running_charge and not _any_open(old))
+
+    def cum_charge(self, order: Order) -> int:
+        """What the lane of a taken order has cost before it."""
+        return self._accounts[order.gateway].lanes[order.lane].cum_charge
+
+    def finish(self, order: Order, receipt: Receipt, receipt_envelope: bytes, wall_ms: int) -> None:
+        """Records the receipt of a taken order; its charge counts as exposure until it is countersigned."""
+        account = self._accounts[order.gateway]
+        lane = account.lanes[order.lane]
+        lane.open, lane.head, lane.cum_charge = False, digest(receipt_envelope), receipt.cum_charge
+        account.running_charge -= order.max_charge
+        if receipt.charge:
+            account.unsettled[digest(receipt_envelope)] = (receipt.charge, wall_ms)
+
+    def abandon(self, order: Order) -> None:
+        """A taken order ended without a receipt: its lane is closed for good."""
+        account = self._accounts[order.gateway]
+        account.running_charge -= order.max_charge
+        account.lanes.pop(order.lane)
+
+    def settle(self, order: Order, receipt_envelope: bytes, signer: str, countersign: Countersign) -> None:
+        """Ends the exposure of a receipt. Raises ReceiptInvalid for a countersign of another gateway or receipt."""
+        if signer != order.gateway or countersign.receipt_hash != digest(receipt_envelope):
+            raise ReceiptInvalid("the countersign is not the gateway's word on this receipt", receipt_envelope)
+        if countersign.verdict is Verdict.ACCEPTED:
+            self._accounts[order.gateway].unsettled.pop(countersign.receipt_hash, None)
+
+
+def _forget(table: OrderedDict[K, V], count_max: int, may_go: Callable[[V], bool]) -> None:
+    if len(table) > count_max:
+        oldest = next((key for key, value in table.items() if may_go(value)), None)
+        if oldest is not None:
+            del table[oldest]
+
+
+def _any_open(account: _Account) -> bool:
+    return any(lane.open for lane in account.lanes.values())
+
+
+def _refusal(code: RefusalCode, reason: str, retry_after_ms: int = 0) -> Refusal:
+    return Refusal(code=code, reason=reason, retry_after_ms=retry_after_ms)
