@@ -18,7 +18,7 @@ from cxp2p.records import Capability, Offer, Service
 
 SUSPEND_S_FIRST = 2.0
 SUSPEND_S_MAX = 60.0
-OFFER_AGE_MS_ROUTABLE = 10_000  # of a watched node: older load figures are only a guess
+ALIVE_S = protocols.WATCH_BEAT_S * protocols.WATCH_BEATS_MISSED_MAX + 0.5
 
 
 class Via(StrEnum):
@@ -33,14 +33,15 @@ class Via(StrEnum):
 class Entry:
     """One peer's newest offer, the envelope that proves it, and what we know of the peer ourselves.
 
-    `found_via` and `lookup_ms` tell how the peer was first found; `jobs` is how many of ours run there now.
+    `found_via` and `lookup_ms` tell how the peer was first found; `jobs` is how many of ours run there now. The node is
+    used while `alive_until` is ahead: only its own heartbeat moves that.
     """
 
     offer: Offer
     envelope: bytes
     found_via: Via
     lookup_ms: int
-    heard_at: float
+    alive_until: float = 0.0
     suspended_until: float = 0.0
     failures: int = 0
     jobs: int = 0
@@ -78,24 +79,19 @@ class Directory:
     def entries(self) -> tuple[Entry, ...]:
         return tuple(self._entries.values())
 
-    def learn(
-        self, offer: Offer, signer: str, envelope: bytes, via: Via, wall_ms: int, now: float, lookup_ms: int = 0
-    ) -> bool:
+    def learn(self, offer: Offer, signer: str, envelope: bytes, via: Via, wall_ms: int, lookup_ms: int = 0) -> bool:
         """Takes an opened offer in. True if it is newer than what was known. Raises RemoteProtocolError."""
         check_offer(offer, signer, wall_ms)
         known = self._entries.get(offer.peer)
         if known is not None:
-            if offer.sequence < known.offer.sequence:
-                return False
-            known.heard_at = now
-            if offer.sequence == known.offer.sequence:
+            if offer.sequence <= known.offer.sequence:
                 return False
             known.offer, known.envelope = offer, envelope
             return True
         if len(self._entries) >= self.peers_max:
             first = min(self._entries.values(), key=lambda entry: entry.offer.expires_at_ms)
             del self._entries[first.offer.peer]
-        self._entries[offer.peer] = Entry(offer, envelope, via, lookup_ms, now)
+        self._entries[offer.peer] = Entry(offer, envelope, via, lookup_ms)
         return True
 
     def expire(self, wall_ms: int) -> tuple[str, ...]:
@@ -106,6 +102,19 @@ class Directory:
         for peer in gone:
             del self._entries[peer]
         return gone
+
+    def beat(self, peer: str, now: float) -> None:
+        """The node itself was heard: it may be used until three beats are missed."""
+        entry = self._entries.get(peer)
+        if entry is not None:
+            entry.alive_until = now + ALIVE_S
+
+    def lose(self, peer: str, now: float) -> None:
+        """The node's heartbeat broke: not used until it beats again, and not asked to for a while."""
+        self.suspend(peer, now)
+        entry = self._entries.get(peer)
+        if entry is not None:
+            entry.alive_until = 0.0
 
     def suspend(self, peer: str, now: float) -> None:
         """The peer failed: not used for 2 s, then twice as long for each failure in a row, at most 60 s."""
@@ -123,10 +132,12 @@ class Directory:
     def candidates(
         self, service: Service, model: str, wall_ms: int, now: float
     ) -> tuple[tuple[Entry, Capability], ...]:
-        """Live, undrained, unsuspended nodes that offer `model`, with the capability that does."""
-        found = []
+        """Nodes that beat, are not suspended or draining, and offer `model`, with the capability that does."""
+        found: list[tuple[Entry, Capability]] = []
         for entry in self._entries.values():
-            if entry.offer.expires_at_ms <= wall_ms or entry.suspended_until > now or entry.offer.draining:
+            if entry.offer.expires_at_ms <= wall_ms or entry.offer.draining:
+                continue
+            if entry.alive_until <= now or entry.suspended_until > now:
                 continue
             found.extend(
                 (entry, capability)

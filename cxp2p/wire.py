@@ -8,8 +8,6 @@ types, duplicate keys, indefinite lengths, tags, trailing bytes and deep nesting
 from __future__ import annotations
 
 import io
-from collections.abc import Hashable
-from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -54,9 +52,14 @@ _TAG_OF_RECORD: Final = {kind: tag for tag, kind in RECORD_OF_TAG.items()}
 UVARINT_BYTES_MAX: Final = 4  # 2**28 bytes, above every limit here
 
 
-@cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+_adapters: Final[dict[type, TypeAdapter[Any]]] = {}
+
+
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    adapter = _adapters.get(kind)
+    if adapter is None:
+        adapter = _adapters[kind] = TypeAdapter(kind)
+    return adapter
 
 
 def encode(value: object) -> bytes:

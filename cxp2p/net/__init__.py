@@ -39,7 +39,9 @@ class Stream(Protocol):
 
 
 Handler: TypeAlias = Callable[[Stream], Awaitable[None]]
-"""Serves one inbound stream. When it returns the stream is closed; when it raises, it is reset and the error logged."""
+"""Serves one inbound stream. When it returns the stream is closed; when it raises, it is reset.
+
+CxError and trio.TooSlowError are the stranger's doing and logged in a line; anything else is our bug and logged whole."""
 
 
 class Dht(Protocol):
@@ -76,7 +78,7 @@ class Network(Protocol):
         """Peer ids with a live connection."""
 
     def serve(self, protocol: str, handler: Handler) -> None:
-        """Calls `handler` for every inbound stream of `protocol`, at most STREAMS_PER_PEER_MAX at once for each peer."""
+        """Calls `handler` for each inbound stream of `protocol`, at most STREAMS_PER_PEER_MAX at once for each peer."""
 
     async def connect(self, address: str) -> str:
         """Connects to an address ending in /p2p/<peer id>; returns the peer id. Raises PeerUnreachable."""
