@@ -1,49 +1,162 @@
-"""The public API for Python users, and the one way that anything in this project asks the network for work."""
+"""The public API for Python users: reach the network and ask it, with no gateway.
+
+async with cxp2p.connect(bootstrap=["/ip4/127.0.0.1/tcp/4001/p2p/12D3…"]) as net:
+    answer = await net.chat("smollm2:135m", "Why is the sky blue?")
+    print(answer.text, answer.outcome.node)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
 
-from cxp2p.records import Countersign, Order, Piece, Receipt
+import trio
 
-Emit: TypeAlias = Callable[[Piece], Awaitable[None]]
-"""Takes one piece of the answer; waits while the reader does not read."""
+from cxp2p.directory import Directory, Entry
+from cxp2p.errors import NoNode
+from cxp2p.identity import Identity, new_identity
+from cxp2p.net import Network
+from cxp2p.net.ask import DEADLINE_S, Asker, Books, Emit, Outcome, Settlement
+from cxp2p.net.discover import Discovery, offer_sequence
+from cxp2p.records import ChatJob, Finish, Message, Order, Piece, Role, Sampling, Service
 
+PATIENCE_S = 15.0  # a fresh peer needs seconds to find its first node
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
-    """What both sides signed about one order: the values, and the exact bytes that were signed."""
-
-    order: Order
-    order_envelope: bytes
-    receipt: Receipt
-    receipt_envelope: bytes
-    countersign: Countersign
-    countersign_envelope: bytes
+__all__ = ["Answer", "Books", "Emit", "Net", "Outcome", "Settlement", "connect", "wall_ms"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a job was answered. `found_via`: dht, exchange or watch; `lookup_ms` is what that took, off the hot path."""
-
-    node: str
-    attempts: int
-    queued_ms: int
-    found_via: str
-    lookup_ms: int
-    settlement: Settlement
+def wall_ms() -> int:
+    """Wall-clock time in ms since the Unix epoch."""
+    return time.time_ns() // 1_000_000
 
 
-class Books(Protocol):
-    """Where an asker keeps what it owes. Each order is reserved once, then settled or voided once."""
+class NoBooks:
+    """Keeps nothing: whoever asks directly is owed to by nobody, and the receipt is in the outcome."""
 
     async def reserve(self, order: Order, envelope: bytes) -> None:
-        """Holds `order.max_charge`. On disk when this returns. Raises InsufficientCredit."""
+        await trio.lowlevel.checkpoint()
 
     async def settle(self, settlement: Settlement) -> None:
-        """Posts the countersigned charge, gives the rest of the hold back, and keeps the signed bytes."""
+        await trio.lowlevel.checkpoint()
 
     async def void(self, order: Order, reason: str) -> None:
-        """Gives the whole hold back: the node refused, failed or vanished."""
+        await trio.lowlevel.checkpoint()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A finished chat answer. `outcome.settlement` holds the receipt that both sides signed."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish: Finish
+    outcome: Outcome
+
+
+class Net:
+    """One peer's view of the network, and its way to ask."""
+
+    def __init__(self, network: Network, discovery: Discovery, asker: Asker, wall: Callable[[], int]) -> None:
+        self.network = network
+        self.discovery = discovery
+        self._asker = asker
+        self._wall_ms = wall
+
+    @property
+    def peer(self) -> str:
+        return self.network.peer
+
+    def offers(self) -> tuple[Entry, ...]:
+        """What is known of the network now, in no order."""
+        return self.discovery.directory.entries()
+
+    async def chat(
+        self,
+        model: str,
+        messages: str | Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        on_text: Callable[[str], Awaitable[None]] | None = None,
+        deadline_s: float = DEADLINE_S,
+        patience_s: float = PATIENCE_S,
+    ) -> Answer:
+        """Asks the network for a chat completion; a string is one user message. `on_text` gets the text as it comes.
+
+        Waits up to `patience_s` for a first node that offers the model. Raises NoNode, JobRefused, JobFailed,
+        PeerUnreachable. Cancelling it stops the node at once.
+        """
+        turns = (Message(role=Role.USER, content=messages),) if isinstance(messages, str) else tuple(messages)
+        job = ChatJob(
+            model=model, messages=turns, max_tokens=max_tokens, stop=tuple(stop), sampling=sampling or Sampling()
+        )
+        texts: list[str] = []
+        token_ids: list[int] = []
+
+        async def take(piece: Piece) -> None:
+            texts.append(piece.text)
+            token_ids.extend(piece.token_ids)
+            if on_text is not None:
+                await on_text(piece.text)
+
+        await self.find(model, patience_s)
+        outcome = await self.run(job, take, NoBooks(), deadline_s=deadline_s)
+        finish = outcome.settlement.receipt.finish
+        return Answer(text="".join(texts), token_ids=tuple(token_ids), finish=finish, outcome=outcome)
+
+    async def run(self, job: ChatJob, emit: Emit, books: Books, *, deadline_s: float = DEADLINE_S) -> Outcome:
+        """One job, its pieces to `emit`, its money to `books`: what a gateway calls. See `cxp2p.net.ask.Asker.run`."""
+        return await self._asker.run(job, emit, books, deadline_s=deadline_s)
+
+    async def find(self, model: str, patience_s: float = PATIENCE_S) -> None:
+        """Waits until a live node offers `model`. Raises NoNode after `patience_s`."""
+        self.discovery.want(Service.CHAT, model)
+        directory = self.discovery.directory
+        with trio.move_on_after(patience_s):
+            await self.discovery.until(
+                lambda: bool(directory.candidates(Service.CHAT, model, self._wall_ms(), trio.current_time()))
+            )
+            return
+        peers = len(self.network.connected())
+        raise NoNode(f"no live node offered {model!r} in {patience_s:g} s ({peers} peers connected)")
+
+
+@asynccontextmanager
+async def join(
+    identity: Identity, network: Network, rng: random.Random, wall: Callable[[], int] = wall_ms
+) -> AsyncIterator[Net]:
+    """A `Net` over a network that is already open: what `connect`, the gateway and the tests build on."""
+    directory = Directory()
+    discovery = Discovery(network, directory, wall, rng, watching=True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(discovery.run)
+        yield Net(network, discovery, Asker(identity, network, discovery, wall, rng), wall)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def connect(
+    bootstrap: Sequence[str], *, identity: Identity | None = None, listen: Sequence[str] = ("/ip4/127.0.0.1/tcp/0",)
+) -> AsyncIterator[Net]:
+    """Joins the network through `bootstrap`: addresses that end in /p2p/<peer id>. Leaving the block leaves cleanly.
+
+    Without an `identity` a fresh one is used for this visit.
+    """
+    from cxp2p.net.libp2p import open_network  # noqa: PLC0415  # libp2p takes 0.5 s to import; only who connects pays
+
+    identity = identity or new_identity()
+    async with (
+        open_network(
+            identity,
+            listen=tuple(listen),
+            bootstrap=tuple(bootstrap),
+            dht_server=False,
+            offer_validator=offer_sequence,
+        ) as network,
+        join(identity, network, random.SystemRandom()) as net,
+    ):
+        yield net

@@ -5,9 +5,10 @@ Every field is bounded here, because each of these can come from a stranger. A r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
-from typing import Annotated, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from annotated_types import Ge, Le, Len, MaxLen
 from pydantic import ConfigDict, Strict
@@ -27,13 +28,16 @@ Digest = Annotated[bytes, Strict(), Len(32, 32)]
 Blob = Annotated[bytes, Strict()]
 TokenId = Annotated[int, Strict(), Ge(0), Le(2**32 - 1)]
 
-_as_record = partial(dataclass, frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+_as_record: Callable[[type], Any] = partial(
+    dataclass, frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid")
+)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(cls: type[T]) -> type[T]:
     """Makes a class a record: frozen, slotted, keyword-only, validated, unknown fields refused."""
-    return _as_record(cls)
+    made: type[T] = _as_record(cls)
+    return made
 
 
 class Service(StrEnum):

@@ -41,7 +41,7 @@ class Stream(Protocol):
 Handler: TypeAlias = Callable[[Stream], Awaitable[None]]
 """Serves one inbound stream. When it returns the stream is closed; when it raises, it is reset.
 
-CxError and trio.TooSlowError are the stranger's doing and logged in a line; anything else is our bug and logged whole."""
+CxError and trio.TooSlowError are the stranger's doing and logged in a line; all else is our bug and logged whole."""
 
 
 class Dht(Protocol):

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 
 import trio
+from trio import TaskStatus
 
 from cxp2p import protocols
 from cxp2p.directory import Directory, Via
@@ -95,7 +96,7 @@ class Discovery:
         while not ready():
             await self._news.wait()
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serves the exchange and keeps the directory; ends only by cancellation."""
         self.network.serve(protocols.OFFERS, self._answer_exchange)
         async with trio.open_nursery() as nursery:
