@@ -1,0 +1,118 @@
+"""The seam between the HTTP front and what is behind it: who may come in, what there is, and the work itself.
+
+The app implements `Door` over keys, accounts, dispatch and the network; tests implement it in memory. The front knows
+nothing else of them, and they know nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from cxp2p.client import Emit, Outcome, Settlement
+from cxp2p.errors import CxError
+from cxp2p.records import ChatJob, Prices, Service
+
+__all__ = [
+    "Caller",
+    "Door",
+    "Emit",
+    "KeyForbids",
+    "Limit",
+    "ModelCard",
+    "Outcome",
+    "Overloaded",
+    "RateLimited",
+    "Settlement",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks: the ids of an account and of the key that was shown. Never the key itself."""
+
+    account: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What the live nodes offer together for one model. `_p50`: medians over nodes that measured themselves, 0: none.
+
+    `since_s`: wall-clock seconds since when this gateway knows the model. `context_units`, `output_units_max`: the
+    largest that any live node offers. `prices`: the lowest.
+    """
+
+    model: str
+    service: Service
+    since_s: int
+    context_units: int
+    output_units_max: int
+    prices: Prices
+    nodes: int
+    first_piece_ms_p50: int
+    units_per_s_p50: int
+
+
+class Limit(Enum):
+    """What a virtual key may be kept from."""
+
+    SERVICE = "service"
+    MODEL = "model"
+
+
+class KeyForbids(CxError):
+    """This key may not use this service, or this model."""
+
+    def __init__(self, limit: Limit) -> None:
+        super().__init__(f"the key forbids this {limit.value}")
+        self.limit = limit
+
+
+class RateLimited(CxError):
+    """The key's limit is used up for now. `limit`: in words, e.g. "60 requests per minute"."""
+
+    def __init__(self, limit: str, retry_after_s: float) -> None:
+        super().__init__(f"rate limit reached: {limit}")
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(CxError):
+    """There is no room for this job right now; come back after `retry_after_s`."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("no capacity right now")
+        self.retry_after_s = retry_after_s
+
+
+class Door(Protocol):
+    """All that the HTTP front may ask of the gateway."""
+
+    async def authenticate(self, token: str, user_id: str | None) -> Caller | None:
+        """Who holds this key. None if the key is unknown, revoked or expired, or `user_id` is not its owner's.
+
+        `token` is what stood after `Bearer`, of any length up to the header limit, with any characters.
+        """
+
+    def models(self) -> tuple[ModelCard, ...]:
+        """The models that live nodes offer now, by name."""
+
+    def knows(self, model: str) -> bool:
+        """Whether the catalogue or the network has ever named this model, with a live node or without."""
+
+    def ready(self) -> bool:
+        """Whether at least one live node is known."""
+
+    async def run(self, caller: Caller, generation: str, job: ChatJob, emit: Emit, *, deadline_s: float) -> Outcome:
+        """Does one job for `caller`: pieces go to `emit` in order, then the signed outcome is returned.
+
+        Until the first piece a failure moves on to another node unseen. Cancelling the call stops the node at once and
+        settles what was delivered. The outcome is kept under `generation`, so that `receipt` finds it. Raises NoNode,
+        JobRefused (every node said no), JobFailed, PeerUnreachable, InsufficientCredit, KeyForbids, RateLimited,
+        Overloaded. JobFailed(TIMEOUT) after `deadline_s`.
+        """
+
+    async def receipt(self, caller: Caller, generation: str) -> Settlement | None:
+        """What was signed for one of the caller's own generations; None for others' and unknown ones."""
