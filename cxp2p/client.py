@@ -133,7 +133,7 @@ async def join(
     directory = Directory()
     discovery = Discovery(network, directory, wall, rng, watching=True)
     async with trio.open_nursery() as nursery:
-        await nursery.start(discovery.run)
+        nursery.start_soon(discovery.run)
         yield Net(network, discovery, Asker(identity, network, discovery, wall, rng), wall)
         nursery.cancel_scope.cancel()
 

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from random import Random
 
 import trio
-from trio import TaskStatus
 
 from cxp2p import protocols
 from cxp2p.directory import Directory, Via
@@ -65,7 +64,8 @@ def shard_key(key: str, shard: int) -> str:
 class Discovery:
     """Follows the offers of the network. `run` does the work; `directory` is what it knows.
 
-    `watching` False: a peer that only passes offers on (a node, a bootstrap peer) and needs no heartbeats.
+    `watching` False: a peer that only passes offers on (a node, a bootstrap peer) and needs no heartbeats. A node sets
+    `own_offer`, so that its neighbours hear of it first-hand.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Discovery:
         self._wanted: OrderedDict[tuple[Service, str | None], None] = OrderedDict({(Service.CHAT, None): None})
         self._news = trio.Event()
         self._limit = trio.CapacityLimiter(LOOKUPS_AT_ONCE)
+        self.own_offer: Callable[[], bytes] | None = None
 
     def want(self, service: Service, model: str) -> None:
         """Includes a model in the next look-ups; at most 64, the longest unasked is dropped."""
@@ -96,7 +97,7 @@ class Discovery:
         while not ready():
             await self._news.wait()
 
-    async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self) -> None:
         """Serves the exchange and keeps the directory; ends only by cancellation."""
         self.network.serve(protocols.OFFERS, self._answer_exchange)
         async with trio.open_nursery() as nursery:
@@ -105,7 +106,6 @@ class Discovery:
             nursery.start_soon(self._expire)
             if self._watching:
                 nursery.start_soon(self._look_up_often)
-            task_status.started()
 
     # Offers coming in.
 
@@ -205,6 +205,8 @@ class Discovery:
             if not isinstance(wanted, OffersWanted):
                 raise RemoteProtocolError(f"{stream.peer} must ask for offers here")
             found = self.directory.fresh(wanted.service, wanted.model, wanted.limit, self._wall_ms(), self._rng)
+            if self.own_offer is not None:
+                found = [self.own_offer(), *found[: wanted.limit - 1]]
             await send_record(stream, OffersKnown(envelopes=tuple(found)))
 
     # Layer 3: the watch.

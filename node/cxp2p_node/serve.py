@@ -1,0 +1,325 @@
+"""Serves jobs: /cxp2p/job/1 from the node's side. An order is checked, admitted, worked, receipted, countersigned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import trio
+
+from cxp2p import protocols, receipts
+from cxp2p.errors import JobFailed, PeerUnreachable, RemoteProtocolError
+from cxp2p.identity import Identity, Kind, open_envelope
+from cxp2p.net import Stream
+from cxp2p.net.pump import Conversation, hear_ask, split_piece
+from cxp2p.records import (
+    Accepted,
+    Ask,
+    Cancel,
+    Capability,
+    ChatJob,
+    Countersign,
+    CountersignSent,
+    Failure,
+    FailureCode,
+    Finish,
+    Order,
+    Piece,
+    Receipt,
+    ReceiptSent,
+    Refusal,
+    RefusalCode,
+    Usage,
+)
+from cxp2p.session import Side
+from cxp2p.wire import decode, encode
+from cxp2p_node.admission import Desk, decide, measure
+from cxp2p_node.engines import Engine
+
+log = logging.getLogger("cxp2p.node.serve")
+
+PIECES_AHEAD_MAX = 16  # pieces made but not yet taken by the network; more would only be memory
+TOKENS_PER_FRAME = 512
+JOB_S_MAX = 600.0
+
+
+@dataclass(slots=True)
+class Bench:
+    """One engine and the queue in front of it."""
+
+    engine: Engine
+    desk: Desk
+    places: trio.CapacityLimiter
+
+    def capability(self) -> Capability:
+        """What is offered now, load included."""
+        described = self.engine.describe()
+        return Capability(
+            service=described.service,
+            model=described.model,
+            model_digest=described.model_digest,
+            runtime=described.runtime,
+            context_units=described.context_units,
+            output_units_max=described.output_units_max,
+            prices=described.prices,
+            slots=self.desk.slots,
+            queue_max=self.desk.queue_max,
+            load=self.desk.load(),
+        )
+
+
+def bench(engine: Engine) -> Bench:
+    """A bench with as many slots as the engine describes."""
+    described = engine.describe()
+    desk = Desk(slots=described.slots, queue_max=described.queue_max)
+    return Bench(engine, desk, trio.CapacityLimiter(described.slots))
+
+
+@dataclass(slots=True)
+class _Work:
+    """One admitted job: what was done for it so far."""
+
+    order: Order
+    order_envelope: bytes
+    job: ChatJob
+    bench: Bench
+    t_accept_ms: int
+    started: float
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    in_units: int = 0
+    cached_units: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    t_first_ms: int = 0
+    first_piece_at: float = 0.0
+    queued: bool = True
+    lost: bool = False
+    receipt_envelope: bytes = b""
+
+
+class Serving:
+    """Answers asks. `changed` is called whenever the load changes; `owner` is the account that is paid."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        benches: Mapping[str, Bench],
+        lanes: receipts.NodeLanes,
+        wall_ms: Callable[[], int],
+        changed: Callable[[], None],
+        owner: str = "",
+    ) -> None:
+        self._identity = identity
+        self._benches = benches
+        self._lanes = lanes
+        self._wall_ms = wall_ms
+        self._changed = changed
+        self._owner = owner
+        self.draining = False
+
+    async def handle(self, stream: Stream) -> None:
+        """One inbound job stream, from the Ask to the Countersign. Raises only the stranger's faults."""
+        talk = Conversation(stream, Side.NODE)
+        ask = await hear_ask(talk)
+        admitted = self._admit(ask, talk.peer)
+        if isinstance(admitted, Refusal):
+            await talk.say(admitted)
+            return
+        work = admitted
+        self._lanes.take(work.order)
+        work.bench.desk.queued += 1
+        self._changed()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._heed, talk, work, nursery)
+                await self._answer(talk, work, nursery)
+                if work.receipt_envelope and not work.lost:
+                    with trio.move_on_after(protocols.COUNTERSIGN_TIMEOUT_S):
+                        await trio.sleep_forever()  # until _heed has the countersign
+                    log.info("%s did not countersign order %s", talk.peer, work.order.order_id.hex())
+                nursery.cancel_scope.cancel()
+        finally:
+            self._leave_queue(work)
+            if not work.receipt_envelope:
+                self._lanes.abandon(work.order)
+            self._changed()
+        if work.lost:
+            raise PeerUnreachable(f"{talk.peer} left in the middle of a job")
+
+    # Deciding.
+
+    def _admit(self, ask: Ask, asker: str) -> _Work | Refusal:
+        wall_ms = self._wall_ms()
+        try:
+            opened = open_envelope(Kind.ORDER, ask.order)
+            order = decode(Order, opened.body)
+        except RemoteProtocolError as error:
+            return _no(RefusalCode.ORDER_INVALID, str(error))
+        found = self._benches.get(order.model)
+        capability = found.engine.describe() if found else None
+        commit = receipts.request_commit(ask.salt, ask.request)
+        refusal = self._lanes.check(opened.peer, asker, order, commit, capability, wall_ms)
+        if refusal is not None:
+            return refusal
+        assert found is not None
+        try:
+            job = decode(ChatJob, ask.request)
+        except RemoteProtocolError as error:
+            return _no(RefusalCode.REQUEST_INVALID, str(error))
+        if job.model != order.model:
+            return _no(RefusalCode.REQUEST_INVALID, "the request is for another model than the order")
+        refusal = decide(found.desk, ready=found.engine.ready, draining=self.draining)
+        return refusal or _Work(order, opened.envelope, job, found, wall_ms, trio.current_time())
+
+    # Doing.
+
+    async def _answer(self, talk: Conversation, work: _Work, conversation: trio.Nursery) -> None:
+        """Works and sends everything up to the receipt, or the failure that stands in its place."""
+        try:
+            await talk.say(Accepted(queued=max(0, work.bench.desk.queued - 1)))
+            ahead, pieces = trio.open_memory_channel[Piece](PIECES_AHEAD_MAX)
+            ending: Usage | JobFailed | None = None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._speak, talk, work, pieces, conversation)
+                async with ahead:
+                    with work.scope:
+                        ending = await self._work(work, ahead)
+                    self._changed()
+            if isinstance(ending, JobFailed):
+                reason = ending.reason[:512]
+                await talk.say(Failure(code=ending.code, reason=reason, limit=ending.limit, actual=ending.actual))
+            else:
+                await self._send_receipt(talk, work, Finish.CANCELLED if ending is None else ending.finish)
+        except PeerUnreachable as error:
+            self._lose(work, conversation, error)
+
+    async def _work(self, work: _Work, ahead: trio.MemorySendChannel[Piece]) -> Usage | JobFailed:
+        """Waits for a place, then runs the engine. Cancelled from outside when the asker cancels or leaves."""
+        desk = work.bench.desk
+
+        async def emit(piece: Piece) -> None:
+            for part in split_piece(piece):
+                await ahead.send(part)
+                work.token_ids.extend(part.token_ids)
+                if not work.first_piece_at:
+                    work.first_piece_at = trio.current_time()
+                    work.t_first_ms = self._wall_ms()
+
+        def counted(in_units: int, cached_units: int) -> None:
+            work.in_units, work.cached_units = in_units, cached_units
+
+        await work.bench.places.acquire()
+        self._leave_queue(work)
+        desk.running += 1
+        self._changed()
+        begun = trio.current_time()
+        try:
+            with trio.fail_after(JOB_S_MAX):
+                usage = await work.bench.engine.run(work.job, work.order.seed, work.order.max_out, emit, counted)
+            first = work.first_piece_at or trio.current_time()
+            measure(desk, (trio.current_time() - begun) * 1000, (first - begun) * 1000, len(work.token_ids))
+            work.in_units, work.cached_units = usage.in_units, usage.cached_units
+            return usage
+        except JobFailed as error:
+            log.warning("order %s failed: %s", work.order.order_id.hex(), error)
+            return error
+        except trio.TooSlowError:
+            return JobFailed(FailureCode.TIMEOUT, f"the job ran for {JOB_S_MAX:g} s")
+        finally:
+            desk.running -= 1
+            work.bench.places.release()
+
+    async def _send_receipt(self, talk: Conversation, work: _Work, finish: Finish) -> None:
+        order, wall_ms = work.order, self._wall_ms()
+        in_units = min(work.in_units, order.max_in)
+        charge = receipts.charge_owed(order.prices, finish, in_units, len(work.token_ids))
+        receipt = Receipt(
+            order_hash=receipts.digest(work.order_envelope),
+            gateway=order.gateway,
+            node=order.node,
+            owner=self._owner,
+            lane=order.lane,
+            seq=order.seq,
+            epoch=order.epoch,
+            service=order.service,
+            model_digest=order.model_digest,
+            runtime=work.bench.engine.describe().runtime,
+            in_units=in_units,
+            cached_units=min(work.cached_units, in_units),
+            out_units=len(work.token_ids),
+            t_accept_ms=work.t_accept_ms,
+            t_first_ms=max(work.t_accept_ms, work.t_first_ms or wall_ms),
+            t_end_ms=max(work.t_accept_ms, work.t_first_ms, wall_ms),
+            finish=finish,
+            request_commit=order.request_commit,
+            output_commit=receipts.output_commit(work.token_ids),
+            seed=order.seed,
+            resume_of=order.resume_of,
+            offset=order.offset,
+            charge=charge,
+            cum_charge=self._lanes.cum_charge(order) + charge,
+            prev_receipt=order.prev_receipt,
+        )
+        envelope = self._identity.seal(Kind.RECEIPT, encode(receipt))
+        work.receipt_envelope = envelope
+        self._lanes.finish(order, receipt, envelope, wall_ms)
+        await talk.say(ReceiptSent(envelope=envelope))
+
+    async def _heed(self, talk: Conversation, work: _Work, conversation: trio.Nursery) -> None:
+        """Listens while the job runs: a cancel or a lost asker stops the engine at once."""
+        try:
+            while (event := await talk.hear()) is not None:
+                if isinstance(event, Cancel):
+                    work.scope.cancel()
+                elif isinstance(event, CountersignSent):
+                    self._settle(work, event)
+                    conversation.cancel_scope.cancel()
+        except (PeerUnreachable, RemoteProtocolError) as error:
+            self._lose(work, conversation, error)
+
+    async def _speak(
+        self,
+        talk: Conversation,
+        work: _Work,
+        pieces: trio.MemoryReceiveChannel[Piece],
+        conversation: trio.Nursery,
+    ) -> None:
+        """Sends pieces, joined with those that came meanwhile: a frame costs more than what is in it."""
+        async with pieces:
+            try:
+                async for piece in pieces:
+                    for part in split_piece(_joined(piece, pieces)):
+                        await talk.say(part)
+            except PeerUnreachable as error:
+                self._lose(work, conversation, error)
+
+    def _lose(self, work: _Work, conversation: trio.Nursery, error: Exception) -> None:
+        log.info("order %s: %s", work.order.order_id.hex(), error)
+        work.lost = True
+        conversation.cancel_scope.cancel()
+
+    def _leave_queue(self, work: _Work) -> None:
+        if work.queued:
+            work.queued = False
+            work.bench.desk.queued -= 1
+
+    def _settle(self, work: _Work, event: CountersignSent) -> None:
+        opened = open_envelope(Kind.COUNTERSIGN, event.envelope)
+        countersign = decode(Countersign, opened.body)
+        self._lanes.settle(work.order, work.receipt_envelope, opened.peer, countersign)
+
+
+def _joined(piece: Piece, pieces: trio.MemoryReceiveChannel[Piece]) -> Piece:
+    texts, token_ids = [piece.text], list(piece.token_ids)
+    while len(token_ids) < TOKENS_PER_FRAME:
+        try:
+            more = pieces.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            break
+        texts.append(more.text)
+        token_ids.extend(more.token_ids)
+    return Piece(text="".join(texts), token_ids=tuple(token_ids))
+
+
+def _no(code: RefusalCode, reason: str) -> Refusal:
+    return Refusal(code=code, reason=reason[:512], retry_after_ms=0)
