@@ -18,6 +18,7 @@ from cxp2p.client import Answer, Net, wall_ms
 from cxp2p.directory import Directory, Entry
 from cxp2p.identity import load_identity
 from cxp2p.net.discover import Discovery
+from cxp2p.net.tasks import background
 from cxp2p.peer import PeerSettings, default_data_path, open_peer
 from cxp2p.program import LOG_LEVELS, announce, fail, run, set_up_logging
 from cxp2p.records import Message, Role, Sampling
@@ -120,12 +121,11 @@ def bootstrap(
     async def serve(stopping: trio.Event) -> None:
         async with open_peer(settings, data or default_data_path("bootstrap")) as (identity, network):
             discovery = Discovery(network, Directory(), wall_ms, random.SystemRandom(), watching=False)
-            async with trio.open_nursery() as nursery:
+            async with background() as nursery:
                 nursery.start_soon(discovery.run)
                 facts = {"event": "ready", "peer": identity.peer, "addresses": network.addresses}
                 announce(facts, f"bootstrap peer ready: {' '.join(network.addresses)}", as_json=as_json)
                 await stopping.wait()
-                nursery.cancel_scope.cancel()
 
     run(serve)
 

@@ -21,6 +21,7 @@ from cxp2p.identity import Identity, new_identity
 from cxp2p.net import Network
 from cxp2p.net.ask import DEADLINE_S, Asker, Books, Emit, Outcome, Settlement
 from cxp2p.net.discover import Discovery, offer_sequence
+from cxp2p.net.tasks import background
 from cxp2p.records import ChatJob, Finish, Message, Order, Piece, Role, Sampling, Service
 
 PATIENCE_S = 15.0  # a fresh peer needs seconds to find its first node
@@ -132,10 +133,9 @@ async def join(
     """A `Net` over a network that is already open: what `connect`, the gateway and the tests build on."""
     directory = Directory()
     discovery = Discovery(network, directory, wall, rng, watching=True)
-    async with trio.open_nursery() as nursery:
+    async with background() as nursery:
         nursery.start_soon(discovery.run)
         yield Net(network, discovery, Asker(identity, network, discovery, wall, rng), wall)
-        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ import click
 import trio
 
 from cxp2p.errors import CxError
+from cxp2p.net.tasks import sole
 
 LEAVE_S = 1.5  # after an interrupt: enough to close connections, short enough not to be interrupted twice
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -47,8 +48,11 @@ def run(main: Callable[[trio.Event], Awaitable[None]]) -> None:
         trio.run(_run, main)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except* CxError as group:
-        fail(_first(group))
+    except (CxError, BaseExceptionGroup) as error:
+        only = sole(error)
+        if isinstance(only, CxError):
+            fail(only)
+        raise
 
 
 async def _run(main: Callable[[trio.Event], Awaitable[None]]) -> None:
@@ -74,11 +78,3 @@ async def _run(main: Callable[[trio.Event], Awaitable[None]]) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
     if interrupted:
         raise SystemExit(130)
-
-
-def _first(group: BaseExceptionGroup[CxError]) -> Exception:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, Exception)
-    return error

@@ -16,6 +16,7 @@ from cxp2p.directory import Directory
 from cxp2p.identity import Identity
 from cxp2p.net import Network
 from cxp2p.net.discover import Discovery
+from cxp2p.net.tasks import background
 from cxp2p.records import Capability
 from cxp2p_node.advertise import Advertiser
 from cxp2p_node.engines import Engine
@@ -80,9 +81,8 @@ async def run_node(
         engine.on_change(advertiser.change)
     discovery = Discovery(network, Directory(), wall_ms, rng, watching=False)
     discovery.own_offer = lambda: advertiser.envelope
-    async with trio.open_nursery() as nursery:
+    async with background() as nursery:
         network.serve(protocols.JOB, serving.handle)
         nursery.start_soon(discovery.run)
         nursery.start_soon(advertiser.run)
         yield Node(network, serving, advertiser, discovery, benches)
-        nursery.cancel_scope.cancel()
