@@ -116,7 +116,7 @@ def bootstrap(
       cxp2p bootstrap --listen /ip4/0.0.0.0/tcp/4001 --announce /ip4/203.0.113.7/tcp/4001
     """
     set_up_logging(log_level)
-    settings = PeerSettings(listen=listen, announce=announced, bootstrap=bootstrap)  # type: ignore[call-arg]
+    settings = PeerSettings(listen=listen, announce=announced, bootstrap=bootstrap)
 
     async def serve(stopping: trio.Event) -> None:
         async with open_peer(settings, data or default_data_path("bootstrap")) as (identity, network):

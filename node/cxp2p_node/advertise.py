@@ -125,6 +125,9 @@ class Advertiser:
         self.envelope = self._sign()
         copies = await self._network.dht.put_offer(self.envelope)
         for service, model in sorted({(c.service, c.model) for c in self._capabilities()}):
-            for key in (*hint_keys(service, None, self._identity.peer), *hint_keys(service, model, self._identity.peer)):
+            for key in (
+                *hint_keys(service, None, self._identity.peer),
+                *hint_keys(service, model, self._identity.peer),
+            ):
                 await self._network.dht.provide(key)
         return copies

@@ -37,16 +37,12 @@ class Node:
     discovery: Discovery
     benches: Mapping[str, Bench]
 
-    def idle(self) -> bool:
-        return not any(each.desk.running or each.desk.queued for each in self.benches.values())
-
     async def drain(self, patience_s: float = DRAIN_S) -> None:
         """Takes no more jobs, says so in the offer, and waits for those that run."""
         self.serving.draining = True
         self.advertiser.change()
         with trio.move_on_after(patience_s):
-            while not self.idle():
-                await trio.sleep(0.05)
+            await self.serving.idle()
 
 
 @asynccontextmanager

@@ -42,6 +42,7 @@ log = logging.getLogger("cxp2p.node.serve")
 PIECES_AHEAD_MAX = 16  # pieces made but not yet taken by the network; more would only be memory
 TOKENS_PER_FRAME = 512
 JOB_S_MAX = 600.0
+_CANCELLED = Usage(in_units=0, cached_units=0, out_units=0, finish=Finish.CANCELLED)
 
 
 @dataclass(slots=True)
@@ -116,6 +117,13 @@ class Serving:
         self._changed = changed
         self._owner = owner
         self.draining = False
+        self._jobs = 0
+        self._idle = trio.Event()
+
+    async def idle(self) -> None:
+        """Returns when no job runs or waits here."""
+        while self._jobs:
+            await self._idle.wait()
 
     async def handle(self, stream: Stream) -> None:
         """One inbound job stream, from the Ask to the Countersign. Raises only the stranger's faults."""
@@ -128,6 +136,7 @@ class Serving:
         work = admitted
         self._lanes.take(work.order)
         work.bench.desk.queued += 1
+        self._jobs += 1
         self._changed()
         try:
             async with trio.open_nursery() as nursery:
@@ -142,6 +151,9 @@ class Serving:
             self._leave_queue(work)
             if not work.receipt_envelope:
                 self._lanes.abandon(work.order)
+            self._jobs -= 1
+            self._idle.set()
+            self._idle = trio.Event()
             self._changed()
         if work.lost:
             raise PeerUnreachable(f"{talk.peer} left in the middle of a job")
@@ -178,7 +190,7 @@ class Serving:
         try:
             await talk.say(Accepted(queued=max(0, work.bench.desk.queued - 1)))
             ahead, pieces = trio.open_memory_channel[Piece](PIECES_AHEAD_MAX)
-            ending: Usage | JobFailed | None = None
+            ending: Usage | JobFailed = _CANCELLED
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._speak, talk, work, pieces, conversation)
                 async with ahead:
@@ -189,7 +201,7 @@ class Serving:
                 reason = ending.reason[:512]
                 await talk.say(Failure(code=ending.code, reason=reason, limit=ending.limit, actual=ending.actual))
             else:
-                await self._send_receipt(talk, work, Finish.CANCELLED if ending is None else ending.finish)
+                await self._send_receipt(talk, work, ending.finish)
         except PeerUnreachable as error:
             self._lose(work, conversation, error)
 
