@@ -17,6 +17,7 @@ import trio
 from cxp2p import protocols
 from cxp2p.errors import CxError, LocalProtocolError, PeerUnreachable, RemoteProtocolError
 from cxp2p.net import Handler
+from cxp2p.net.tasks import background
 
 log = logging.getLogger("cxp2p.net.memory")
 
@@ -295,7 +296,7 @@ def _check_key(key: str) -> None:
 @asynccontextmanager
 async def open_network(hub: Hub, peer: str, offer_validator: OfferValidator) -> AsyncIterator[MemoryNetwork]:
     """A peer on `hub`, for as long as the block runs. Leaving breaks its streams, as the end of a process does."""
-    async with trio.open_nursery() as nursery:
+    async with background() as nursery:
         network = MemoryNetwork(hub, peer, offer_validator, nursery)
         hub.peers[peer] = network
         try:
@@ -307,4 +308,3 @@ async def open_network(hub: Hub, peer: str, offer_validator: OfferValidator) -> 
                 network._drop(other)
                 if other in hub.peers:
                     hub.peers[other]._drop(peer)
-            nursery.cancel_scope.cancel()
