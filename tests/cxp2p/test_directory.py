@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxp2p import protocols
+from cxp2p.directory import ALIVE_S, SUSPEND_S_MAX, Directory, Via
+from cxp2p.errors import RemoteProtocolError
+from cxp2p.identity import identity_from_seed
+from cxp2p.net.discover import hint_key, hint_keys, offer_sequence
+from cxp2p.records import Load, Offer, Service
+from cxp2p.routing import rank, wait_ms
+from worlds import EPOCH_MS, capability
+
+PEERS = [identity_from_seed(bytes([n]) * 32).peer for n in range(1, 9)]
+
+
+def offer(peer: str = PEERS[0], sequence: int = 1, issued_ms: int = EPOCH_MS, **changes: object) -> Offer:
+    whole = Offer(
+        peer=peer,
+        sequence=sequence,
+        issued_at_ms=issued_ms,
+        expires_at_ms=issued_ms + 60_000,
+        addresses=("/ip4/127.0.0.1/tcp/1/p2p/" + peer,),
+        agent="test",
+        owner="",
+        draining=False,
+        capabilities=(capability(),),
+    )
+    return replace(whole, **changes)
+
+
+def learn(directory: Directory, an_offer: Offer, wall_ms: int = EPOCH_MS, signer: str | None = None) -> bool:
+    return directory.learn(an_offer, signer or an_offer.peer, b"envelope", Via.DHT, wall_ms)
+
+
+@pytest.mark.parametrize(
+    ("changes", "signer", "wall_ms", "fault"),
+    [
+        ({}, PEERS[1], EPOCH_MS, "not signed by the peer"),
+        ({}, None, EPOCH_MS + 60_000, "expired"),
+        ({}, None, EPOCH_MS - protocols.CLOCK_SKEW_MS_MAX - 1, "in the future"),
+        ({"expires_at_ms": EPOCH_MS + protocols.OFFER_LIFE_MS_MAX + 1}, None, EPOCH_MS, "life"),
+    ],
+)
+def test_an_offer_that_nobody_should_believe_is_refused(
+    changes: dict[str, object], signer: str | None, wall_ms: int, fault: str
+) -> None:
+    """Forged, expired, future and everlasting offers raise, and say why."""
+    with pytest.raises(RemoteProtocolError, match=fault):
+        learn(Directory(), offer(**changes), wall_ms, signer)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=20))
+def test_a_lower_sequence_is_never_believed_after_a_higher_one(sequences: list[int]) -> None:
+    """In whatever order offers arrive, the highest sequence stands."""
+    directory = Directory()
+    for sequence in sequences:
+        learn(directory, offer(sequence=sequence))
+    entry = directory.get(PEERS[0])
+
+    assert entry is not None
+    assert entry.offer.sequence == max(sequences)
+
+
+def test_the_directory_is_bounded() -> None:
+    """When full, the offer that expires first makes room."""
+    directory = Directory(peers_max=3)
+    for number, peer in enumerate(PEERS[:4]):
+        learn(directory, offer(peer, issued_ms=EPOCH_MS + number))
+
+    assert len(directory) == 3
+    assert directory.get(PEERS[0]) is None
+
+
+def test_only_a_node_that_beats_is_a_candidate() -> None:
+    """An offer alone is a hint: the node is used while its own heartbeat is fresh, and not when it stopped."""
+    directory = Directory()
+    learn(directory, offer())
+
+    def live(now: float, wall_ms: int = EPOCH_MS) -> int:
+        return len(directory.candidates(Service.CHAT, "echo", wall_ms, now))
+
+    assert live(0.0) == 0
+    directory.beat(PEERS[0], 10.0)
+    assert live(10.0) == 1
+    assert live(10.0 + ALIVE_S) == 0
+    assert live(10.0, EPOCH_MS + 60_000) == 0
+    directory.lose(PEERS[0], 10.0)
+    assert live(10.0) == 0
+
+
+def test_draining_and_other_models_are_no_candidates() -> None:
+    """A draining node and a node without the model are left out."""
+    directory = Directory()
+    learn(directory, offer(PEERS[0], draining=True))
+    learn(directory, offer(PEERS[1], capabilities=(capability("other"),)))
+    for peer in PEERS[:2]:
+        directory.beat(peer, 0.0)
+
+    assert directory.candidates(Service.CHAT, "echo", EPOCH_MS, 0.0) == ()
+
+
+def test_failures_in_a_row_suspend_longer_and_a_success_forgives() -> None:
+    """2 s, 4 s, … at most 60 s; a job that works clears it."""
+    directory = Directory()
+    learn(directory, offer())
+    entry = directory.get(PEERS[0])
+    assert entry is not None
+    waits = []
+    for _ in range(8):
+        directory.suspend(PEERS[0], 100.0)
+        waits.append(entry.suspended_until - 100.0)
+    directory.welcome(PEERS[0])
+
+    assert waits[:3] == [2.0, 4.0, 8.0]
+    assert waits[-1] == SUSPEND_S_MAX
+    assert entry.suspended_until == 0.0
+
+
+def test_expired_offers_are_forgotten_unless_a_job_runs_there() -> None:
+    """Expiry removes a peer, but never under a running job."""
+    directory = Directory()
+    learn(directory, offer(PEERS[0]))
+    learn(directory, offer(PEERS[1]))
+    busy = directory.get(PEERS[1])
+    assert busy is not None
+    busy.jobs = 1
+
+    assert directory.expire(EPOCH_MS + 60_000) == (PEERS[0],)
+    assert directory.get(PEERS[1]) is busy
+
+
+def test_what_is_passed_on_is_fresh_matching_and_bounded() -> None:
+    """The exchange gives live offers that match, newest first, within the limit."""
+    directory = Directory()
+    for number, peer in enumerate(PEERS):
+        model = "echo" if number % 2 else "other"
+        directory.learn(
+            offer(peer, issued_ms=EPOCH_MS + number, capabilities=(capability(model),)),
+            peer,
+            str(number).encode(),
+            Via.DHT,
+            EPOCH_MS + 10,
+        )
+
+    assert directory.fresh(Service.CHAT, "echo", 32, EPOCH_MS + 10, Random(1)) == [b"7", b"5", b"3", b"1"]
+    assert len(directory.fresh(None, None, 3, EPOCH_MS + 10, Random(1))) == 3
+    assert directory.fresh(Service.EMBED, None, 32, EPOCH_MS + 10, Random(1)) == []
+    assert directory.fresh(None, None, 32, EPOCH_MS + 600_000, Random(1)) == []
+
+
+def test_an_answer_of_the_exchange_fits_its_limit() -> None:
+    """However large the offers are, what is passed on stays within the answer's bytes."""
+    directory = Directory()
+    for peer in PEERS:
+        directory.learn(offer(peer), peer, bytes(protocols.OFFERS_ANSWER_BYTES_MAX // 4), Via.DHT, EPOCH_MS)
+
+    assert len(directory.fresh(None, None, 32, EPOCH_MS, Random(1))) == 4
+
+
+def test_an_idle_node_comes_before_a_busy_one() -> None:
+    """The estimated wait decides: load, our own jobs there, and the node's own speed."""
+    directory = Directory()
+    busy = Load(running=2, queued=3, first_piece_ms=100, units_per_s=10)
+    idle = Load(running=0, queued=0, first_piece_ms=100, units_per_s=10)
+    learn(directory, offer(PEERS[0], capabilities=(capability(load=busy),)))
+    learn(directory, offer(PEERS[1], capabilities=(capability(load=idle),)))
+    for peer in PEERS[:2]:
+        directory.beat(peer, 0.0)
+    found = directory.candidates(Service.CHAT, "echo", EPOCH_MS, 0.0)
+
+    for seed in range(20):
+        assert rank(found, (), Random(seed))[0][0].offer.peer == PEERS[1]
+    assert [entry.offer.peer for entry, _ in rank(found, {PEERS[1]}, Random(1))] == [PEERS[0]]
+    quiet = directory.get(PEERS[1])
+    assert quiet is not None
+    before = wait_ms(quiet, found[1][1])
+    quiet.jobs = 5
+    assert wait_ms(quiet, found[1][1]) > before
+
+
+def test_equal_nodes_share_the_load() -> None:
+    """With equal offers no node gets everything."""
+    directory = Directory()
+    for peer in PEERS[:4]:
+        learn(directory, offer(peer))
+        directory.beat(peer, 0.0)
+    found = directory.candidates(Service.CHAT, "echo", EPOCH_MS, 0.0)
+    first = [rank(found, (), Random(seed))[0][0].offer.peer for seed in range(400)]
+
+    assert all(60 < first.count(peer) < 140 for peer in PEERS[:4])
+
+
+@given(st.text(min_size=1, max_size=128))
+def test_every_hint_key_fits_the_dht(model: str) -> None:
+    """However long a model's name is, its keys can be fetched again."""
+    for key in hint_keys(Service.CHAT, model, PEERS[0]):
+        assert len(key.encode()) <= protocols.KAD_KEY_BYTES_MAX
+    assert hint_key(Service.CHAT, "smollm2:135m") == "chat/smollm2:135m"
+
+
+@given(st.binary(max_size=200))
+def test_the_dht_stores_no_garbage(data: bytes) -> None:
+    """What is not a signed offer of that very peer is refused by the validator."""
+    with pytest.raises(RemoteProtocolError):
+        offer_sequence(PEERS[0], data)
