@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from cxp2p.cli import main
+
+main()

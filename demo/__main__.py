@@ -1,0 +1,120 @@
+"""`python -m demo` asks a fresh network and ends; `python -m demo up` leaves it running."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from pathlib import Path
+
+import click
+import trio
+
+from cxp2p.net.tasks import sole
+from demo.asking import ask_plain, ask_streamed, wait_until_ready
+from demo.network import MODEL, DemoError, Network, network
+
+STATE = Path(".state/demo")
+PORT = 8080
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Start a whole network on this machine, ask it, print the answers and the verified receipts."""
+    if ctx.invoked_subcommand is None:
+        _run(_demo)
+
+
+@main.command()
+@click.option("--port", default=PORT, show_default=True, help="Where the gateway listens; 0 takes a free port.")
+def up(port: int) -> None:
+    """Start the same network and leave it running until Ctrl-C."""
+    _run(_up, port)
+
+
+async def _demo() -> None:
+    await _pull()
+    started = time.monotonic()
+    click.echo("starting one bootstrap peer, two nodes and a gateway ...")
+    async with network(STATE, port=0) as running:
+        await trio.to_thread.run_sync(wait_until_ready, running, 2)
+        for node in running.nodes:
+            click.echo(f"  {node.name} is {node.fact('ready', 'peer')}")
+        click.echo(f"  gateway found both after {time.monotonic() - started:.1f} s: {running.base_url}")
+        await trio.to_thread.run_sync(ask_streamed, running)
+        await trio.to_thread.run_sync(ask_plain, running)
+    click.echo("\nNext: `make up` leaves this network running and prints a key to use it with.")
+
+
+async def _up(port: int) -> None:
+    await _pull()
+    click.echo("starting one bootstrap peer, two nodes and a gateway ...")
+    async with network(STATE, port=_free(port)) as running:
+        await trio.to_thread.run_sync(wait_until_ready, running, 1)
+        _print_access(running)
+        async with trio.open_nursery() as nursery:
+            for program in (running.bootstrap, *running.nodes, running.gateway):
+                nursery.start_soon(_tell_end, program.name, program.process)
+
+
+def _print_access(running: Network) -> None:
+    key, user = running.credentials["api_key"], running.credentials["user_id"]
+    bootstrap = running.bootstrap.facts["ready"]["addresses"]
+    assert isinstance(bootstrap, list)
+    click.echo(f"""
+base URL   {running.base_url}
+API key    {key}
+user id    {user}
+bootstrap  {bootstrap[0]}
+
+curl -N {running.base_url}/chat/completions \\
+  -H "Authorization: Bearer {key}" \\
+  -H "X-User-Id: {user}" \\
+  -H "Content-Type: application/json" \\
+  -d '{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "Hello!"}}], "stream": true}}'
+
+Ctrl-C stops it. Logs are in {STATE / "logs"}.""")
+    sys.stdout.flush()
+
+
+async def _tell_end(name: str, process: trio.Process) -> None:
+    await process.wait()
+    click.echo(f"{name} ended with exit code {process.returncode}", err=True)
+
+
+async def _pull() -> None:
+    """Fetches the model with the node's own command: a progress bar on a terminal, a second start does nothing."""
+    done = await trio.run_process([sys.executable, "-m", "cxp2p", "models", "pull", MODEL], check=False)
+    if done.returncode:
+        raise DemoError(f"the model {MODEL} could not be fetched")
+
+
+def _free(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            click.echo(f"port {port} is taken; the gateway gets a free one")
+            return 0
+    return port
+
+
+def _run(main_: object, *arguments: object) -> None:
+    try:
+        trio.run(main_, *arguments)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BaseException as error:
+        only = sole(error)
+        if isinstance(only, KeyboardInterrupt):
+            raise SystemExit(130) from None
+        if isinstance(only, (DemoError, TimeoutError, ValueError)):
+            click.echo(f"error: {only}", err=True)
+            raise SystemExit(1) from None
+        raise
+
+
+if __name__ == "__main__":
+    main()
