@@ -1,0 +1,170 @@
+"""The gateway's HTTP interface: which path does what, and the app that serves them (ASGI)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Final
+
+import trio
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cxp2p.client import Settlement
+from cxp2p_gateway import openai
+from cxp2p_gateway.asking import Door
+from cxp2p_gateway.chat import ChatCompletions, Patience
+from cxp2p_gateway.exchange import Exchange, Outside
+from cxp2p_gateway.faults import Base, Condition, Fault
+from cxp2p_gateway.middleware import (
+    Accounted,
+    Admitted,
+    Endpoint,
+    Faults,
+    Gate,
+    Methods,
+    UserIdRule,
+    encoded,
+    send_json,
+)
+from cxp2p_gateway.reading import BodyBudget
+
+BASES: Final = (Base.DOCUMENTED.value, Base.ALIAS.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOptions:
+    """What an operator may turn."""
+
+    user_id: UserIdRule = UserIdRule.MATCH
+    patience: Patience = field(default_factory=Patience)
+
+
+class Front:
+    """The HTTP front of one gateway, an ASGI app. `routes` are all there are; `closing` refuses new requests."""
+
+    def __init__(self, door: Door, options: HttpOptions, outside: Outside, closing: trio.Event) -> None:
+        self.routes = _routes(door, options, outside)
+        self.outside = outside
+        self.closing = closing
+        self._app: ASGIApp = Accounted(Faults(Gate(self._router(), closing)), outside)
+
+    def _router(self) -> ASGIApp:
+        return Router(self.routes, redirect_slashes=False, default=_unknown_path)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+def make_app(
+    door: Door,
+    options: HttpOptions | None = None,
+    *,
+    outside: Outside | None = None,
+    closing: trio.Event | None = None,
+) -> Front:
+    """The HTTP front over `door`. `outside`: clock and chance; `closing`: set it to refuse what comes from then on."""
+    return Front(door, options or HttpOptions(), outside or Outside(), closing or trio.Event())
+
+
+def _routes(door: Door, options: HttpOptions, outside: Outside) -> list[Route]:
+    def admitted(endpoint: Endpoint) -> Endpoint:
+        return Admitted(endpoint, door, options.user_id)
+
+    chat = ChatCompletions(door, outside, options.patience, BodyBudget())
+    alive = {"/health": Methods(GET=_health), "/ready": Methods(GET=_Ready(door))}
+    served: dict[str, Methods] = {
+        "/chat/completions": Methods(POST=admitted(chat)),
+        "/models": Methods(GET=admitted(_Models(door))),
+        "/models/{model:path}": Methods(GET=admitted(_Model(door))),
+        "/receipts/{generation}": Methods(GET=admitted(_Receipt(door))),
+        **alive,
+    }
+    routes = [Route(path, methods) for path, methods in alive.items()]
+    return routes + [Route(base + path, methods) for base in BASES for path, methods in served.items()]
+
+
+async def _unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        raise Fault(Condition.PATH_UNKNOWN)
+    assert scope["type"] == "websocket"
+    start = {"type": "websocket.http.response.start", "status": 404, "headers": encoded([("content-length", "0")])}
+    await send(start)
+    await send({"type": "websocket.http.response.body", "body": b""})
+
+
+async def _health(exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    await send_json({"status": "ok"}, send)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """Whether there is a node to ask."""
+
+    door: Door
+
+    async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self.door.ready():
+            raise Fault(Condition.NOT_READY)
+        await send_json({"status": "ready"}, send)
+
+
+@dataclass(frozen=True, slots=True)
+class _Models:
+    """All models that live nodes offer."""
+
+    door: Door
+
+    async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_json(openai.model_list(self.door.models()), send)
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """One of them."""
+
+    door: Door
+
+    async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        wanted = scope["path_params"]["model"]
+        for card in self.door.models():
+            if card.model == wanted:
+                await send_json(openai.model_object(card), send)
+                return
+        raise Fault(Condition.MODEL_NOT_LISTED, "model", {"model": wanted})
+
+
+@dataclass(frozen=True, slots=True)
+class _Receipt:
+    """What was signed for one of the caller's own generations."""
+
+    door: Door
+
+    async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        generation = scope["path_params"]["generation"]
+        assert exchange.caller is not None
+        settlement = await self.door.receipt(exchange.caller, generation)
+        if settlement is None:
+            raise Fault(Condition.RECEIPT_UNKNOWN)
+        await send_json({"id": generation, "object": "receipt", **_signed(settlement)}, send)
+
+
+def _signed(settlement: Settlement) -> dict[str, object]:
+    """The three signed envelopes, base64, each with its fields; ids and digests in hexadecimal."""
+    return {
+        name: {"envelope": base64.b64encode(envelope).decode(), "fields": _plain(asdict(value))}
+        for name, value, envelope in (
+            ("order", settlement.order, settlement.order_envelope),
+            ("receipt", settlement.receipt, settlement.receipt_envelope),
+            ("countersign", settlement.countersign, settlement.countersign_envelope),
+        )
+    }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return value

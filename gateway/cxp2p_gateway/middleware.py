@@ -1,0 +1,284 @@
+"""Pure ASGI layers round the routes: the account of each exchange, its faults, CORS, limits, and who may come in."""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from enum import Enum
+from typing import Final
+
+import trio
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cxp2p_gateway import sse
+from cxp2p_gateway.asking import Door
+from cxp2p_gateway.exchange import Exchange, Outside, exchange_of, log_exchange, open_exchange
+from cxp2p_gateway.faults import Condition, Fault, error_object, render
+
+log = logging.getLogger("cxp2p.gateway.http")
+
+HEADERS_BYTES_MAX: Final = 64 * 1024
+
+ALLOWED_HEADERS: Final = (
+    "Authorization",
+    "Content-Type",
+    "X-User-Id",
+    "X-Title",
+    "HTTP-Referer",
+    "X-Client-Request-Id",
+    "X-Cx-Metadata",
+    "X-Error-Format",
+    "OpenAI-Beta",
+    "OpenAI-Organization",
+    "OpenAI-Project",
+)
+STAINLESS_HEADERS: Final = tuple(
+    f"x-stainless-{part}"
+    for part in (
+        "arch",
+        "async",
+        "helper-method",
+        "lang",
+        "os",
+        "package-version",
+        "read-timeout",
+        "retry-count",
+        "runtime",
+        "runtime-version",
+        "timeout",
+    )
+)
+EXPOSED_HEADERS: Final = (
+    "x-request-id",
+    "x-client-request-id",
+    "retry-after",
+    *(f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
+    "x-cx-generation-id",
+    "x-cx-processing-ms",
+    "x-error-code",
+    "x-error-type",
+)
+PREFLIGHT_AGE_S: Final = 86_400
+
+Endpoint = Callable[[Exchange, Scope, Receive, Send], Awaitable[None]]
+"""Answers one request. Raises Fault."""
+
+
+class ClientGone(Exception):
+    """The client left before the request was whole, or before its answer was."""
+
+
+class UserIdRule(Enum):
+    """What to make of `X-User-Id`: if it is there it must match, or it must be there and match."""
+
+    MATCH = "match"
+    REQUIRE = "require"
+
+
+class Accounted:
+    """Gives every request an exchange and every answer its common headers; writes the access log."""
+
+    def __init__(self, app: ASGIApp, outside: Outside) -> None:
+        self._app = app
+        self._outside = outside
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = open_exchange(scope, self._outside)
+        now = self._outside.now
+
+        async def observed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                headers = common_headers(exchange, now())
+                message = {**message, "headers": [*message["headers"], *headers]}
+            elif message["type"] == "http.response.body":
+                if exchange.method == "HEAD":
+                    message = {**message, "body": b""}
+                exchange.bytes_out += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    exchange.ended_at = now()
+            await send(message)
+            exchange.complete = exchange.ended_at is not None
+
+        try:
+            await self._app(scope, receive, observed)
+        finally:
+            log_exchange(exchange, now())
+
+
+class Faults:
+    """Turns what was raised into an error answer, or into the last event of a stream that had begun.
+
+    The gateway's outermost handler: what is not a Fault is a bug, logged by its place and type. Its message is not,
+    because it may quote a prompt.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = exchange_of(scope)
+        try:
+            await self._app(scope, receive, send)
+            return
+        except ClientGone:
+            exchange.gone = True
+            return
+        except Fault as error:
+            fault = error
+        except Exception as error:  # noqa: BLE001  # the gateway's outermost handler: what gets here is a bug
+            log.error("bug in %s: %s", exchange.request_id, _place(error))
+            fault = Fault(Condition.BUG, None, {"request_id": exchange.request_id})
+        exchange.error_code = render(fault, exchange.dialect, exchange.base).code
+        if not exchange.status:
+            await send_fault(exchange, fault, send)
+        elif exchange.streaming and not exchange.complete:
+            await _send_last_event(exchange, fault, send)
+
+
+class Gate:
+    """Answers what needs no route: preflights, oversized headers, and everything while the gateway shuts down."""
+
+    def __init__(self, app: ASGIApp, closing: trio.Event) -> None:
+        self._app = app
+        self._closing = closing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = exchange_of(scope)
+        size = len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
+        if size + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > HEADERS_BYTES_MAX:
+            raise Fault(Condition.HEADERS_TOO_LARGE, None, {"limit": HEADERS_BYTES_MAX})
+        if exchange.method == "OPTIONS":
+            await send_empty(204, preflight_headers(exchange.headers), send)
+            return
+        if self._closing.is_set():
+            raise Fault(Condition.SHUTTING_DOWN)
+        await self._app(scope, receive, send)
+
+
+class Methods:
+    """One path: which endpoint serves which method. A GET also serves HEAD."""
+
+    def __init__(self, **endpoints: Endpoint) -> None:
+        self.endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchange_of(scope)
+        endpoint = self.endpoints.get("GET" if exchange.method == "HEAD" else exchange.method)
+        if endpoint is None:
+            allowed = [*self.endpoints, *(["HEAD"] if "GET" in self.endpoints else []), "OPTIONS"]
+            raise Fault(Condition.METHOD_UNKNOWN, None, {"allow": ", ".join(allowed)})
+        await endpoint(exchange, scope, receive, send)
+
+
+class Admitted:
+    """Lets a request through to its endpoint only with a valid key, before any of its body is read."""
+
+    def __init__(self, endpoint: Endpoint, door: Door, rule: UserIdRule) -> None:
+        self._endpoint = endpoint
+        self._door = door
+        self._rule = rule
+
+    async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        if sum(name.lower() == b"authorization" for name, _ in scope["headers"]) != 1:
+            raise Fault(Condition.KEY_MISSING)
+        token = bearer_token(exchange.headers["authorization"])
+        if token is None:
+            raise Fault(Condition.KEY_MISSING)
+        user_id = exchange.headers.get("x-user-id") or None
+        if user_id is None and self._rule is UserIdRule.REQUIRE:
+            raise Fault(Condition.KEY_INVALID)
+        exchange.caller = await self._door.authenticate(token, user_id)
+        if exchange.caller is None:
+            raise Fault(Condition.KEY_INVALID)
+        await self._endpoint(exchange, scope, receive, send)
+
+
+def bearer_token(authorization: str) -> str | None:
+    """The token of `Bearer <token>`: the scheme in any case, the token with spaces and all; None if garbled."""
+    scheme, _, token = authorization.partition(" ")
+    token = token.strip()
+    return token if scheme.lower() == "bearer" and token else None
+
+
+def common_headers(exchange: Exchange, now: float) -> list[tuple[bytes, bytes]]:
+    """The headers that stand on every answer."""
+    headers = [
+        ("x-request-id", exchange.request_id),
+        ("x-cx-processing-ms", str(round((now - exchange.started_at) * 1000))),
+        ("access-control-allow-origin", "*"),
+        ("access-control-expose-headers", ", ".join(EXPOSED_HEADERS)),
+    ]
+    if exchange.client_request_id is not None:
+        headers.append(("x-client-request-id", exchange.client_request_id))
+    return encoded(headers)
+
+
+def preflight_headers(asked: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What a browser is told before it sends: the documented headers, and every `x-stainless-*` it asks for."""
+    allowed = [*ALLOWED_HEADERS, *STAINLESS_HEADERS]
+    known = {name.lower() for name in allowed}
+    for name in asked.get("access-control-request-headers", "").lower().split(","):
+        name = name.strip()
+        if name.startswith("x-stainless-") and name.replace("-", "").isalnum() and name not in known:
+            allowed.append(name)
+    return [
+        ("access-control-allow-methods", "GET, HEAD, POST, OPTIONS"),
+        ("access-control-allow-headers", ", ".join(allowed)),
+        ("access-control-max-age", str(PREFLIGHT_AGE_S)),
+        ("vary", "Access-Control-Request-Headers"),
+    ]
+
+
+def encoded(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Header pairs as ASGI wants them."""
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+async def send_empty(status: int, headers: Sequence[tuple[str, str]], send: Send) -> None:
+    """Sends an answer without a body."""
+    await send({"type": "http.response.start", "status": status, "headers": encoded(headers)})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def send_json(body: object, send: Send, headers: Sequence[tuple[str, str]] = ()) -> None:
+    """Sends a 200 with a JSON body, as UTF-8."""
+    data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    pairs = [("content-type", "application/json"), ("content-length", str(len(data))), *headers]
+    await send({"type": "http.response.start", "status": 200, "headers": encoded(pairs)})
+    await send({"type": "http.response.body", "body": data})
+
+
+async def send_fault(exchange: Exchange, fault: Fault, send: Send) -> None:
+    """Sends an error answer in the dialect of the exchange."""
+    answer = render(fault, exchange.dialect, exchange.base)
+    headers = [*answer.headers, ("content-length", str(len(answer.body)))]
+    await send({"type": "http.response.start", "status": answer.status, "headers": encoded(headers)})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+async def _send_last_event(exchange: Exchange, fault: Fault, send: Send) -> None:
+    """Ends a stream with an error event and without [DONE]: it must not look finished."""
+    event: dict[str, object] = {"error": error_object(fault, exchange.base)}
+    if "generation" in exchange.notes:
+        event["id"] = exchange.notes["generation"]
+    await send({"type": "http.response.body", "body": sse.event(json.dumps(event, separators=(",", ":")))})
+
+
+def _place(error: BaseException) -> str:
+    """Type and source lines of an error and of all it holds, without its message."""
+    lines = [type(error).__name__, "\n", *traceback.format_tb(error.__traceback__)]
+    if isinstance(error, BaseExceptionGroup):
+        lines += [_place(inner) for inner in error.exceptions]
+    return "".join(lines)
