@@ -1,0 +1,174 @@
+"""The DHT over py-libp2p's kad-dht, asked so that its answers are fresh and its failures honest.
+
+The stock calls answer from a local copy, count stores that did not happen, and walk every peer. Here the closest peers
+are found by kad-dht's look-up, and then asked directly, all at once, in bounded time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import trio
+from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.peer.id import ID
+from libp2p.records.validator import NamespacedValidator, Validator
+from libp2p.tools.anyio_service import background_trio_service
+
+from cxp2p import protocols
+from cxp2p.errors import LocalProtocolError, RemoteProtocolError
+from cxp2p.net import libp2p_fixes as fixes
+
+log = logging.getLogger("cxp2p.net.libp2p")
+
+T = TypeVar("T")
+
+NAMESPACE = "cxp2p"
+ASK_S = 3.0  # one peer's answer
+LOOK_UP_S = 8.0  # finding the closest peers
+PROVIDE_PAUSE_S = 1.1  # a peer drops more than 10 announcements in 10 s, silently
+PROVIDE_BURST = 8
+
+
+class OfferRecords(Validator):
+    """What the DHT may store: under `/cxp2p/<peer id>`, an offer signed by that peer; the higher sequence wins."""
+
+    def __init__(self, offer_validator: Callable[[str, bytes], int]) -> None:
+        self._sequence = offer_validator
+
+    def validate(self, key: str, value: bytes) -> None:
+        try:
+            self._sequence(_peer_of(key), value)
+        except RemoteProtocolError as error:
+            raise ValueError(str(error)) from None
+
+    def select(self, key: str, values: list[bytes]) -> int:
+        peer = _peer_of(key)
+        return max(range(len(values)), key=lambda index: self._sequence(peer, values[index]))
+
+
+def _peer_of(key: str) -> str:
+    parts = key.split("/")
+    if len(parts) != 3 or parts[1] != NAMESPACE:
+        raise ValueError(f"DHT key {key!r} is not /{NAMESPACE}/<peer id>")
+    return parts[2]
+
+
+class Libp2pDht:
+    """Kad-dht behind our seam."""
+
+    def __init__(self, host: Any, offer_validator: Callable[[str, bytes], int], *, server: bool) -> None:
+        self._host = host
+        self._sequence = offer_validator
+        self._dht = KadDHT(
+            host,
+            DHTMode.SERVER if server else DHTMode.CLIENT,
+            validator=NamespacedValidator({NAMESPACE: OfferRecords(offer_validator)}, strict_validation=True),
+            validator_changed=True,
+            strict_validation=True,
+        )
+        self._provided_at: list[float] = []
+        if server:
+            fixes.limit_kad_streams(self._dht, host, protocols.KAD)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Runs kad-dht's own upkeep beside the block."""
+        async with background_trio_service(self._dht):
+            yield
+
+    async def join(self, peer: str) -> bool:
+        """Takes a connected peer into the routing table and learns of others through it. False if it is no server."""
+        added = await self._dht.add_peer(ID.from_base58(peer), skip_server_mode_check=True)
+        with trio.move_on_after(LOOK_UP_S):
+            await self._dht.refresh_routing_table()
+        return bool(added)
+
+    async def provide(self, key: str) -> int:
+        data = _key(key)
+        await self._pace()
+        store = self._dht.provider_store
+        store.providing_keys.add(data)
+        told = await self._ask_closest(data, lambda peer: store._send_add_provider(peer, data))
+        return sum(1 for answer in told if answer)
+
+    async def find_providers(self, key: str, limit: int) -> tuple[str, ...]:
+        data = _key(key)
+        store = self._dht.provider_store
+        answers = await self._ask_closest(data, lambda peer: store._get_providers_from_peer_with_closers(peer, data))
+        found: dict[str, None] = {str(info.peer_id): None for info in store.get_providers(data)}
+        for providers, _ in answers:
+            found.update({str(info.peer_id): None for info in providers})
+        return tuple(found)[:limit]
+
+    async def put_offer(self, envelope: bytes) -> int:
+        peer = str(self._host.get_id())
+        try:
+            self._sequence(peer, envelope)
+        except RemoteProtocolError as error:
+            raise LocalProtocolError(f"this offer would be refused: {error}") from None
+        data = _offer_key(peer)
+        store = self._dht.value_store
+        store.put(data, envelope)
+        stored = await self._ask_closest(data, lambda at: store._store_at_peer(at, data, envelope))
+        return sum(1 for answer in stored if answer)
+
+    async def get_offer(self, peer: str) -> bytes | None:
+        data = _offer_key(peer)
+        store = self._dht.value_store
+        answers = await self._ask_closest(data, lambda at: store._get_from_peer(at, data))
+        local = store.get(data)
+        values = [bytes(value) for value in answers if value]
+        if local is not None:
+            values.append(bytes(local.value))
+        best: tuple[int, bytes] | None = None
+        for value in values:
+            try:
+                sequence = self._sequence(peer, value)
+            except RemoteProtocolError as error:
+                log.info("the DHT holds a bad offer of %s: %s", peer, error)
+                continue
+            if best is None or sequence > best[0]:
+                best = (sequence, value)
+        return best[1] if best else None
+
+    async def _ask_closest(self, key: bytes, ask: Callable[[ID], Awaitable[T]]) -> list[T]:
+        """What the peers closest to `key` answer, all asked at once; those that fail or are late are left out."""
+        closest: list[ID] = []
+        with trio.move_on_after(LOOK_UP_S):
+            closest = await self._dht.peer_routing.find_closest_peers_network(key)
+        answers: list[T] = []
+
+        async def one(peer: ID) -> None:
+            with trio.move_on_after(ASK_S):
+                try:
+                    answers.append(await ask(peer))
+                except Exception as error:
+                    # kad-dht raises whatever its parsers meet; a peer that cannot answer is only one of twenty.
+                    log.debug("DHT query to %s: %r", peer, error)
+
+        async with trio.open_nursery() as nursery:
+            for peer in closest:
+                if peer != self._host.get_id():
+                    nursery.start_soon(one, peer)
+        return answers
+
+    async def _pace(self) -> None:
+        now = trio.current_time()
+        self._provided_at = [at for at in self._provided_at if at > now - 10]
+        if len(self._provided_at) >= PROVIDE_BURST:
+            await trio.sleep(PROVIDE_PAUSE_S)
+        self._provided_at.append(trio.current_time())
+
+
+def _key(key: str) -> bytes:
+    data = key.encode()
+    if len(data) > protocols.KAD_KEY_BYTES_MAX:
+        raise LocalProtocolError(f"DHT key {key!r} is over {protocols.KAD_KEY_BYTES_MAX} bytes")
+    return data
+
+
+def _offer_key(peer: str) -> bytes:
+    return f"/{NAMESPACE}/{peer}".encode()
