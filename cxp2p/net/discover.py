@@ -164,7 +164,8 @@ class Discovery:
                     await self.look_up(service, model)
                 except CxError as error:
                     log.debug("look-up of %s: %s", hint_key(service, model), error)
-            pause = LOOKUP_S_FIRST if len(self.directory) != known else min(pause * 2, LOOKUP_S_MAX)
+            calm = known and len(self.directory) == known
+            pause = min(pause * 2, LOOKUP_S_MAX) if calm else LOOKUP_S_FIRST
             await trio.sleep(LOOKUP_S_FIRST)
             with trio.move_on_after(pause - LOOKUP_S_FIRST):
                 await self._news.wait()

@@ -1,0 +1,518 @@
+"""OpenAI's JSON: what a body becomes, what is refused and how it is named, and the shapes of answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxp2p.records import ChatJob, Finish, Message, Prices, Role, Sampling, Service
+from cxp2p_gateway import openai
+from cxp2p_gateway.faults import Base, Condition, Dialect, Fault, render, row_of, text_of
+from cxp2p_gateway.openai import ChatAsk, Chunks, chat_ask
+from doors import card, chat_body, outcome_of, settlement_of
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def refusal(body: dict[str, Any]) -> tuple[str, str | None, str]:
+    """Code, param and text that a body is refused with."""
+    with pytest.raises(Fault) as caught:
+        chat_ask(body)
+    fault = caught.value
+    return row_of(fault, Base.ALIAS).code, fault.param, text_of(fault, Base.ALIAS)
+
+
+def test_a_small_body_gets_the_products_defaults() -> None:
+    """Stream is off and the temperature is 0.7, as the user guide says, not OpenAI's 1."""
+    assert chat_ask(chat_body()) == ChatAsk(
+        job=ChatJob(
+            model="smollm2:135m",
+            messages=(Message(role=Role.USER, content="Hi"),),
+            max_tokens=None,
+            stop=(),
+            sampling=Sampling(temperature=0.7),
+        ),
+        stream=False,
+        include_usage=False,
+    )
+
+
+def test_every_field_that_is_honoured_reaches_the_job() -> None:
+    """All of OpenAI's fields that change an answer end up in the job."""
+    body = chat_body(
+        stream=True,
+        stream_options={"include_usage": True, "include_obfuscation": False},
+        temperature=0,
+        top_p=0.5,
+        max_tokens=10,
+        max_completion_tokens=20,
+        stop=["a", "b"],
+        seed=-5,
+        frequency_penalty=-2,
+        presence_penalty=2,
+        logit_bias={"5": -100, "0": 1.5},
+    )
+    ask = chat_ask(body)
+    assert (ask.stream, ask.include_usage) == (True, True)
+    assert ask.job.max_tokens == 20
+    assert ask.job.stop == ("a", "b")
+    assert ask.job.sampling == Sampling(
+        temperature=0.0,
+        top_p=0.5,
+        frequency_penalty=-2.0,
+        presence_penalty=2.0,
+        logit_bias=((5, -100.0), (0, 1.5)),
+        seed=-5,
+    )
+
+
+def test_null_is_absence_and_unknown_fields_are_ignored() -> None:
+    """SDKs send explicit nulls, and tools send fields nobody knows: both change nothing."""
+    nulls = dict.fromkeys(
+        "stream stream_options temperature top_p max_tokens max_completion_tokens n stop seed frequency_penalty "
+        "presence_penalty logit_bias logprobs top_logprobs response_format tools tool_choice functions function_call "
+        "modalities audio user store metadata".split()
+    )
+    extras = {"x": [1], "reasoning_effort": "high", "verbosity": 7, "user": 5, "metadata": {"a": "b"}, "store": True}
+    assert chat_ask(chat_body(**nulls)) == chat_ask(chat_body()) == chat_ask(chat_body(**extras))
+
+
+def test_what_asks_for_nothing_special_is_accepted() -> None:
+    """Fields that name a feature without using it are no reason to refuse."""
+    harmless = {
+        "tools": [],
+        "functions": [],
+        "tool_choice": "auto",
+        "function_call": "none",
+        "n": 1,
+        "logprobs": False,
+        "top_logprobs": 0,
+        "response_format": {"type": "text"},
+        "modalities": ["text"],
+        "stop": [],
+        "logit_bias": {},
+        "parallel_tool_calls": False,
+    }
+    assert chat_ask(chat_body(**harmless)) == chat_ask(chat_body())
+    assert chat_ask(chat_body(response_format="text")) == chat_ask(chat_body())
+
+
+@pytest.mark.parametrize(
+    ("value", "tokens"),
+    [(1, 1), (100.0, 100), (2**31, 2**31 - 1), (10**300, 2**31 - 1), (1e300, 2**31 - 1)],
+)
+def test_more_tokens_than_any_model_has_is_no_limit(value: float, tokens: int) -> None:
+    """A huge max_tokens is clamped to what a record holds; 100.0 is a whole number."""
+    assert chat_ask(chat_body(max_tokens=value)).job.max_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "model"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "model"),
+        ({"model": None, "messages": [{"role": "user", "content": "x"}]}, "model"),
+        ({"model": "", "messages": [{"role": "user", "content": "x"}]}, "model"),
+        ({"model": "m"}, "messages"),
+        ({"model": "m", "messages": None}, "messages"),
+        ({"model": "m", "messages": []}, "messages"),
+    ],
+)
+def test_missing_model_or_messages_is_the_documented_error(body: dict[str, Any], param: str) -> None:
+    """The user guide's text, word for word, also for null, the empty string and the empty array."""
+    text = "Missing required parameter: model or messages"
+    assert refusal(body) == ("missing_required_parameter", param, text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "param", "problem"),
+    [
+        ({"model": 5}, "invalid_type", "model", "expected a string, got a number"),
+        ({"messages": "x"}, "invalid_type", "messages", "expected an array, got a string"),
+        ({"messages": {"a": 1}}, "invalid_type", "messages", "expected an array, got an object"),
+        ({"stream": 1}, "invalid_type", "stream", "expected a boolean, got a number"),
+        ({"stream": "true"}, "invalid_type", "stream", "expected a boolean, got a string"),
+        ({"temperature": 3}, "out_of_range", "temperature", "3 is not between 0 and 2"),
+        ({"temperature": -0.5}, "out_of_range", "temperature", "-0.5 is not between 0 and 2"),
+        ({"temperature": 10**50}, "out_of_range", "temperature", f"{str(10**50)[:32]} is not between 0 and 2"),
+        ({"temperature": float("inf")}, "out_of_range", "temperature", "inf is not between 0 and 2"),
+        ({"temperature": "1"}, "invalid_type", "temperature", "expected a number, got a string"),
+        ({"temperature": True}, "invalid_type", "temperature", "expected a number, got a boolean"),
+        ({"top_p": 1.1}, "out_of_range", "top_p", "1.1 is not between 0 and 1"),
+        ({"frequency_penalty": 2.5}, "out_of_range", "frequency_penalty", "2.5 is not between -2 and 2"),
+        ({"presence_penalty": -3}, "out_of_range", "presence_penalty", "-3 is not between -2 and 2"),
+        ({"max_tokens": 0}, "out_of_range", "max_tokens", "0 is less than 1"),
+        ({"max_tokens": 1.5}, "invalid_type", "max_tokens", "expected an integer, got 1.5"),
+        ({"max_tokens": [1]}, "invalid_type", "max_tokens", "expected a number, got an array"),
+        ({"max_completion_tokens": -1}, "out_of_range", "max_completion_tokens", "-1 is less than 1"),
+        ({"max_tokens": 0, "max_completion_tokens": 5}, "out_of_range", "max_tokens", "0 is less than 1"),
+        ({"seed": 2**63}, "out_of_range", "seed", f"{2**63} is not between {-(2**63)} and {2**63 - 1}"),
+        ({"n": 0}, "out_of_range", "n", "0 is not between 1 and 128"),
+        ({"n": 129}, "out_of_range", "n", "129 is not between 1 and 128"),
+        ({"top_logprobs": 21}, "out_of_range", "top_logprobs", "21 is not between 0 and 20"),
+        ({"stop": 5}, "invalid_type", "stop", "expected an array, got a number"),
+        ({"stop": ["a"] * 5}, "out_of_range", "stop", "5 strings is not between 0 and 4"),
+        ({"stop": ["a", 1]}, "invalid_type", "stop[1]", "expected a string, got a number"),
+        ({"stop": ""}, "out_of_range", "stop", "0 characters is not between 1 and 1024"),
+        ({"stop": ["x" * 1025]}, "out_of_range", "stop[0]", "1025 characters is not between 1 and 1024"),
+        ({"logit_bias": [1]}, "invalid_type", "logit_bias", "expected an object, got an array"),
+        ({"logit_bias": {"5": 101}}, "out_of_range", "logit_bias.5", "101 is not between -100 and 100"),
+        (
+            {"logit_bias": {"x": 1}},
+            "out_of_range",
+            "logit_bias",
+            "its keys are token ids, whole numbers from 0 to 4294967295",
+        ),
+        (
+            {"logit_bias": {str(i): 1 for i in range(1025)}},
+            "out_of_range",
+            "logit_bias",
+            "1025 entries is not between 0 and 1024",
+        ),
+        (
+            {"stream_options": {"include_usage": True}},
+            "out_of_range",
+            "stream_options",
+            "it is only allowed when 'stream' is true",
+        ),
+        (
+            {"stream": True, "stream_options": {"include_usage": 1}},
+            "invalid_type",
+            "stream_options.include_usage",
+            "expected a boolean, got a number",
+        ),
+        (
+            {"response_format": {"type": "xml"}},
+            "out_of_range",
+            "response_format.type",
+            "it is not one of text, json_object, json_schema",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}] * 1025},
+            "out_of_range",
+            "messages",
+            "1025 messages is not between 1 and 1024",
+        ),
+        ({"tools": {}}, "invalid_type", "tools", "expected an array, got an object"),
+        ({"tool_choice": 1}, "invalid_type", "tool_choice", "expected a string or an object, got a number"),
+        ({"modalities": "audio"}, "invalid_type", "modalities", "expected an array, got a string"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place(changes: dict[str, Any], code: str, param: str, problem: str) -> None:
+    """Wrong types and values out of range are refused with the field's name and what is wrong with it."""
+    assert refusal(chat_body(**changes)) == (code, param, f"Invalid value for '{param}': {problem}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"function_call": {"name": "f"}}, "function_call"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format"),
+        ({"response_format": "json"}, "response_format"),
+        ({"logprobs": True}, "logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"n": 2}, "n"),
+    ],
+)
+def test_what_nothing_here_can_do_yet_is_refused_by_name(changes: dict[str, Any], param: str) -> None:
+    """A field whose meaning would be lost is refused, never silently dropped."""
+    code, named, text = refusal(chat_body(**changes))
+    assert (code, named) == ("unsupported_parameter", param)
+    assert text.startswith(f"Unsupported parameter '{param}': ")
+
+
+def messages(*raw: Any) -> tuple[Message, ...]:
+    return chat_ask(chat_body(messages=list(raw))).job.messages
+
+
+def test_all_roles_and_contents_become_plain_turns() -> None:
+    """Every role and every text content that OpenAI's clients send has its turn; parts stand on lines of their own."""
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert messages(
+        {"role": "system", "content": "s"},
+        {"role": "developer", "content": parts},
+        {"role": "user", "content": parts, "name": "Ann"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "42", "tool_call_id": "call_1"},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
+        {"role": "assistant", "function_call": {"name": "f", "arguments": ""}},
+        {"role": "function", "name": "f", "content": None},
+        {"role": "user", "content": ""},
+    ) == (
+        Message(role=Role.SYSTEM, content="s"),
+        Message(role=Role.DEVELOPER, content="a\nb"),
+        Message(role=Role.USER, content="a\nb", name="Ann"),
+        Message(role=Role.ASSISTANT, content=""),
+        Message(role=Role.TOOL, content="42"),
+        Message(role=Role.ASSISTANT, content="no"),
+        Message(role=Role.ASSISTANT, content=""),
+        Message(role=Role.TOOL, content="", name="f"),
+        Message(role=Role.USER, content=""),
+    )
+
+
+ROLES = "system, developer, user, assistant, tool, function"
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "param", "problem"),
+    [
+        ("x", "invalid_type", "", "expected an object, got a string"),
+        (None, "invalid_type", "", "expected an object, got null"),
+        ({"content": "x"}, "out_of_range", ".role", f"it is missing; it is one of {ROLES}"),
+        ({"role": "bot", "content": "x"}, "out_of_range", ".role", f"it is not one of {ROLES}"),
+        ({"role": 1, "content": "x"}, "invalid_type", ".role", "expected a string, got a number"),
+        ({"role": "user"}, "invalid_type", ".content", "expected a string or an array of parts, got null"),
+        ({"role": "assistant"}, "invalid_type", ".content", "expected a string or an array of parts, got null"),
+        (
+            {"role": "user", "content": 1},
+            "invalid_type",
+            ".content",
+            "expected a string or an array of parts, got a number",
+        ),
+        ({"role": "user", "content": []}, "out_of_range", ".content", "0 parts is not between 1 and 1024"),
+        ({"role": "user", "content": ["x"]}, "invalid_type", ".content[0]", "expected an object, got a string"),
+        (
+            {"role": "user", "content": [{"type": "text"}]},
+            "invalid_type",
+            ".content[0].text",
+            "expected a string, got null",
+        ),
+        (
+            {"role": "user", "content": [{"type": "video"}]},
+            "out_of_range",
+            ".content[0].type",
+            "it is not a kind of part that a message of role 'user' may have",
+        ),
+        (
+            {"role": "system", "content": [{"type": "image_url"}]},
+            "out_of_range",
+            ".content[0].type",
+            "it is not a kind of part that a message of role 'system' may have",
+        ),
+        ({"role": "user", "content": "\ud800"}, "invalid_type", ".content", "it is not valid Unicode text"),
+        (
+            {"role": "user", "content": "x", "name": ""},
+            "out_of_range",
+            ".name",
+            "0 characters is not between 1 and 128",
+        ),
+        (
+            {"role": "tool", "content": "x", "tool_call_id": "other"},
+            "out_of_range",
+            ".tool_call_id",
+            "it does not answer a tool call of an earlier message",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{"type": "function"}]},
+            "invalid_type",
+            ".tool_calls[0].id",
+            "expected a string, got null",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f"}}]},
+            "invalid_type",
+            ".tool_calls[0].function.arguments",
+            "expected a string, got null",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{"id": "a", "type": "function"}]},
+            "invalid_type",
+            ".tool_calls[0].function",
+            "expected an object, got null",
+        ),
+    ],
+)
+def test_a_wrong_message_is_named_with_its_place(message: Any, code: str, param: str, problem: str) -> None:
+    """The path to what is wrong goes down to the field of the part of the message."""
+    param = f"messages[1]{param}"
+    body = chat_body(messages=[{"role": "user", "content": "x"}, message])
+    assert refusal(body) == (code, param, f"Invalid value for '{param}': {problem}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages[0].content[0].type"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+    ],
+)
+def test_media_is_an_unsupported_modality(changes: dict[str, Any], param: str) -> None:
+    """Images, audio and files are refused as such, with the place where they stand."""
+    code, named, _ = refusal(chat_body(**changes))
+    assert (code, named) == ("unsupported_modality", param)
+
+
+@pytest.mark.parametrize("model", ["m" * 129, "\ud800", "m" * 1_000_000])
+def test_a_model_that_cannot_be_named_is_unknown(model: str) -> None:
+    """A model name that no record can hold is one that nobody serves, not a crash and not a type error."""
+    with pytest.raises(Fault) as caught:
+        chat_ask(chat_body(model=model))
+    assert caught.value.condition is Condition.MODEL_UNKNOWN
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(), max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = (
+    "model messages stream stream_options temperature top_p max_tokens max_completion_tokens n stop seed logit_bias "
+    "frequency_penalty presence_penalty logprobs top_logprobs response_format tools tool_choice functions "
+    "function_call modalities"
+).split()
+PARTS = "role content name tool_calls tool_call_id function_call".split()
+wild_messages = st.lists(
+    st.dictionaries(st.sampled_from(PARTS), json_values | st.sampled_from(openai.ROLES)), max_size=3
+)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=6), st.none() | wild_messages, st.booleans())
+def test_any_json_is_a_request_or_a_clean_refusal(body: dict[str, Any], turns: Any, has_model: bool) -> None:
+    """Whatever a body holds, it becomes a job or a 4xx (or 503) with text; never another exception."""
+    if turns is not None:
+        body["messages"] = turns
+    if has_model:
+        body["model"] = "smollm2:135m"
+    try:
+        assert isinstance(chat_ask(body), ChatAsk)
+    except Fault as fault:
+        for dialect in Dialect:
+            assert render(fault, dialect, Base.DOCUMENTED).status in (400, 503)
+
+
+def data(event: bytes) -> Any:
+    assert event.startswith(b"data: ")
+    assert event.endswith(b"\n\n")
+    assert event.count(b"\n") == 2
+    return json.loads(event[6:])
+
+
+def chunks(**changes: Any) -> Chunks:
+    return Chunks(chat_ask(chat_body(stream=True, **changes)), "chatcmpl-1", 1_700_000_000)
+
+
+HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "smollm2:135m"}
+
+
+def choice(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]}
+
+
+def test_chunks_have_exactly_openais_shape() -> None:
+    """Role, text and finish chunks: the same id, time and model in all, and no usage key unless it was asked for."""
+    made = chunks()
+    assert data(made.role) == HEAD | choice({"role": "assistant", "content": ""})
+    assert data(made.text("Hello")) == HEAD | choice({"content": "Hello"})
+    assert data(made.finish("length", None)) == HEAD | choice({}, "length")
+    assert openai.DONE == b"data: [DONE]\n\n"
+
+
+def test_usage_is_null_in_all_chunks_but_the_last_if_it_was_asked_for() -> None:
+    """With include_usage every chunk has the key, and one chunk without choices has the numbers."""
+    made = chunks(stream_options={"include_usage": True})
+    for chunk in (made.role, made.text("x"), made.finish("stop", None)):
+        assert data(chunk)["usage"] is None
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 20,
+        "total_tokens": 30,
+        "prompt_tokens_details": {"cached_tokens": 4},
+    }
+    assert data(made.usage(settlement_of(), None)) == HEAD | {"choices": [], "usage": usage}
+    assert data(made.usage(settlement_of(), {"a": 1})) == HEAD | {"choices": [], "usage": usage, "cx": {"a": 1}}
+
+
+@given(st.text())
+def test_any_text_survives_the_byte_splice(text: str) -> None:
+    """What a client decodes from a chunk is what the node said, and no line ending of any kind splits the event."""
+    chunk = chunks().text(text)
+    assert data(chunk)["choices"][0]["delta"]["content"] == text
+    assert len(chunk.decode().rstrip("\n").splitlines()) == 1
+
+
+def test_a_model_name_cannot_break_out_of_its_chunk() -> None:
+    """Quotes, newlines and line separators in the model's name stay inside the JSON string."""
+    model = 'a"\n\n\u2028data: [DONE]'
+    assert data(chunks(model=model).text("x"))["model"] == model
+
+
+def test_a_whole_answer_has_exactly_openais_shape() -> None:
+    """The documented example's fields, and those the specification requires, and cx only when it is asked for."""
+    ask = chat_ask(chat_body())
+    cx = openai.cx_object(outcome_of())
+    body = openai.completion(ask, "chatcmpl-1", 1_700_000_000, "Hi!", "stop", outcome_of(), None)
+    assert body == {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": "smollm2:135m",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hi!", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": openai.usage(settlement_of()),
+    }
+    assert openai.completion(ask, "chatcmpl-1", 1_700_000_000, "Hi!", "stop", outcome_of(), cx) == body | {"cx": cx}
+    assert cx == {
+        "node": "12D3KooWAbCdEfGh",
+        "attempts": 2,
+        "resumed": 0,
+        "queue_ms": 3,
+        "route": "load",
+        "found": {"via": "dht", "lookup_ms": 41},
+    }
+
+
+def test_only_a_job_that_ended_by_itself_has_a_finish_reason() -> None:
+    """A receipt that says cancelled, error, time-out or handed off never makes an answer look whole."""
+    reasons = {finish: openai.finish_reason(settlement_of(finish)) for finish in Finish}
+    assert {finish for finish, reason in reasons.items() if reason} == {Finish.STOP, Finish.LENGTH}
+    assert (reasons[Finish.STOP], reasons[Finish.LENGTH]) == ("stop", "length")
+
+
+def test_models_say_what_a_client_wants_to_know_first() -> None:
+    """A model object has OpenAI's four keys, and context, limits, prices as decimals per token, and who offers it."""
+    assert openai.model_list((card(),)) == {
+        "object": "list",
+        "data": [
+            {
+                "id": "smollm2:135m",
+                "object": "model",
+                "created": 1_690_000_000,
+                "owned_by": "cxp2p",
+                "context_length": 2048,
+                "max_output_tokens": 1024,
+                "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
+                "supported_parameters": list(openai.SUPPORTED),
+                "pricing": {"prompt": "0.00000015", "completion": "0.0000006"},
+                "providers": {"count": 2, "p50_ttft_ms": 120, "p50_tps": 35},
+            }
+        ],
+    }
+    unmeasured = openai.model_object(
+        card(first_piece_ms_p50=0, units_per_s_p50=0, prices=Prices(input=0, output=10**12))
+    )
+    assert unmeasured["providers"] == {"count": 2, "p50_ttft_ms": None, "p50_tps": None}
+    assert unmeasured["pricing"] == {"prompt": "0", "completion": "1"}
+
+
+def test_every_parameter_that_is_called_supported_is_accepted() -> None:
+    """The list that models show is true."""
+    values = {"stop": "x", "logit_bias": {"1": 1}, "stream": True, "stream_options": {}, "max_tokens": 1, "seed": 1}
+    assert chat_ask(chat_body(**{name: values.get(name, 1) for name in openai.SUPPORTED}))
+    assert {service: openai.MODALITIES[service] for service in Service}
