@@ -1,0 +1,76 @@
+"""`python -m benchmarks [NAME ...]`: prints a table, and writes each result to `benchmarks/results/NAME.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import wire
+from benchmarks.figures import Figure
+
+BENCHMARKS: Final[Mapping[str, Callable[[float], list[Figure]]]] = MappingProxyType({"wire": wire.measure})
+RESULTS = Path(__file__).parent / "results"
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(sorted(BENCHMARKS)))
+@click.option("--seconds", type=click.FloatRange(0.1), default=12.0, show_default=True, help="For each benchmark.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def main(names: tuple[str, ...], seconds: float, as_json: bool) -> None:
+    """Measure on this machine, side by side with something known. All benchmarks if no NAME is given."""
+    results = {name: BENCHMARKS[name](seconds) for name in names or sorted(BENCHMARKS)}
+    RESULTS.mkdir(exist_ok=True)
+    for name, figures in results.items():
+        rows = [{**asdict(figure), "ratio": figure.ratio} for figure in figures]
+        text = json.dumps({"benchmark": name, "machine": _machine(), "figures": rows}, indent=2)
+        (RESULTS / f"{name}.json").write_text(text + "\n")
+        if as_json:
+            click.echo(text)
+        else:
+            _print(name, figures)
+
+
+def _machine() -> dict[str, object]:
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in ("libp2p", "cbor2", "pydantic", "cryptography")},
+    }
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _print(name: str, figures: list[Figure]) -> None:
+    machine = _machine()
+    title = f"{name}: {machine['processor']}, Python {machine['python']}, load {machine['load']}"
+    table = Table(title=title, box=None, header_style="bold", title_justify="left")
+    table.add_column("figure", no_wrap=True)
+    for heading in ("ours", "least", "most", "peer", "ratio"):
+        table.add_column(heading, justify="right")
+    table.add_column("peer is")
+    for figure in figures:
+        ours, peer = figure.ours, figure.peer
+        numbers = (f"{rate:,.0f}" for rate in (ours.median, ours.least, ours.most, peer.median))
+        table.add_row(figure.name, *numbers, f"{figure.ratio:.2f}", figure.peer_is)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
