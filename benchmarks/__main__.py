@@ -69,7 +69,7 @@ def _print(name: str, figures: list[Figure]) -> None:
         ours, peer = figure.ours, figure.peer
         numbers = (f"{rate:,.0f}" for rate in (ours.median, ours.least, ours.most, peer.median))
         table.add_row(figure.name, *numbers, f"{figure.ratio:.2f}", figure.peer_is)
-    Console().print(table)
+    Console(width=max(100, Console().width)).print(table)
 
 
 if __name__ == "__main__":
