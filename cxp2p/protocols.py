@@ -32,16 +32,16 @@ TAG_OFFER: Final = 12
 ASK_BYTES_MAX: Final = 17 * 1024 * 1024  # a 16 MiB HTTP body, re-encoded, plus its order
 FRAME_BYTES_MAX: Final = 64 * 1024  # every other frame: one Noise message
 OFFER_BYTES_MAX: Final = 16 * 1024  # 60 models of 250 bytes each
-OFFERS_PER_ANSWER_MAX: Final = 32
+OFFERS_PER_ANSWER_MAX: Final = 32  # of full size they fill an answer
 OFFERS_ANSWER_BYTES_MAX: Final = 512 * 1024  # 32 full offers
 ENVELOPE_BYTES_MAX: Final = 8 * 1024  # an order or receipt is about 600 bytes
 CBOR_DEPTH_MAX: Final = 16  # records nest 4 deep
 WRITE_BYTES_MAX: Final = 65_507  # one Yamux frame that fits one Noise message
 
 STREAMS_PER_PEER_MAX: Final = 128  # jobs of one gateway on one node; half of Yamux's 256 per connection
-CONNECTIONS_MAX: Final = 512
-DIRECTORY_PEERS_MAX: Final = 4096
-WATCHED_NODES_MAX: Final = 64
+CONNECTIONS_MAX: Final = 512  # of one peer, in and out: half of the usual 1024 open files
+DIRECTORY_PEERS_MAX: Final = 4096  # 64 MiB, if every offer has its full size
+WATCHED_NODES_MAX: Final = 64  # the best ones; each sends at least an offer a second
 
 # Time. `_s` is monotonic seconds, `_ms` is wall-clock milliseconds in signed records.
 CLOCK_SKEW_MS_MAX: Final = 30_000  # NTP-less home machines drift by seconds, not minutes
@@ -49,17 +49,17 @@ OFFER_LIFE_MS_MAX: Final = 15 * 60_000
 OFFER_PUT_INTERVAL_S: Final = 300.0  # a re-put needs a higher sequence to extend the record's life in the DHT
 ORDER_LIFE_MS: Final = 60_000
 WATCH_BEAT_S: Final = 1.0
-WATCH_BEATS_MISSED_MAX: Final = 3
+WATCH_BEATS_MISSED_MAX: Final = 3  # one late beat is chance, three in a row are not
 EXCHANGE_INTERVAL_S: Final = 10.0
 COUNTERSIGN_TIMEOUT_S: Final = 30.0
 STREAM_OPEN_TIMEOUT_S: Final = 5.0
 ASK_TIMEOUT_S: Final = 30.0  # from the opened stream to a whole Ask
 
 # Receipts.
-OUTPUT_LEAF_TOKENS: Final = 32
-LANES_PER_GATEWAY_MAX: Final = 256
+OUTPUT_LEAF_TOKENS: Final = 32  # a leaf of 128 bytes: about two lines of text to show in a dispute
+LANES_PER_GATEWAY_MAX: Final = 256  # twice STREAMS_PER_PEER_MAX, so that idle lanes are found again
 
 # The DHT.
 KAD_KEY_BYTES_MAX: Final = 80  # py-libp2p stores longer provider keys but can never fetch them
-PROVIDERS_PER_KEY_MAX: Final = 20
-PROVIDER_SHARDS: Final = 16
+PROVIDERS_PER_KEY_MAX: Final = 20  # what a server of kad-dht keeps for one key
+PROVIDER_SHARDS: Final = 16  # 320 providers in all for each service and model

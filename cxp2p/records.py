@@ -108,6 +108,8 @@ class Offer:
 
 
 class Role(StrEnum):
+    """Who says a message."""
+
     SYSTEM = "system"
     DEVELOPER = "developer"
     USER = "user"

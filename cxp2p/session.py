@@ -22,11 +22,15 @@ from cxp2p.wire import FrameReader, encode_frame
 
 
 class Side(Enum):
+    """Which end of the conversation."""
+
     ASKER = auto()
     NODE = auto()
 
 
 class State(Enum):
+    """How far one side has come. What leads from one to the next stands in the table below."""
+
     FRESH = auto()
     ASKED = auto()
     CANCELLED = auto()

@@ -58,6 +58,7 @@ def hint_key(service: Service, model: str | None) -> str:
 
 
 def shard_key(key: str, shard: int) -> str:
+    """The key of one of the `PROVIDER_SHARDS` that take what a full key cannot hold."""
     return f"{key}#{shard:x}"
 
 

@@ -125,6 +125,8 @@ class MemoryStream:
 
 
 class MemoryDht:
+    """The DHT of one peer: a table that all peers of the hub share, with the look-up's delay."""
+
     def __init__(self, hub: Hub, peer: str, offer_validator: OfferValidator) -> None:
         self._hub = hub
         self._peer = peer
