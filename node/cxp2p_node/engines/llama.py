@@ -15,7 +15,6 @@ from cxp2p_node.engines import Counted, Emit
 from cxp2p_node.engines.supervise import Worker, open_worker
 
 WORKER = "cxp2p_node.engines.llama_worker"
-SLOTS = 4
 CONTEXT_UNITS_MAX = 8192  # for each slot, unless set: a longer one costs memory that few jobs use
 
 
@@ -27,8 +26,8 @@ class LlamaSettings:
     path: Path
     model_digest: bytes
     prices: Prices
-    slots: int = SLOTS
-    queue_max: int = 32
+    slots: int
+    queue_max: int
     context_units: int | None = None
     threads: int | None = None
     gpu_layers: int = 0
