@@ -1,0 +1,66 @@
+"""The store's twin in memory, for tests in virtual time: nothing outlives the process, and no thread is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import trio
+
+from cxp2p.ledger import Account, Change, Hold, Ledger, Transfer
+from cxp2p_gateway.keys import Key
+from cxp2p_gateway.store import Generation, Store, Tables
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class MemoryTables(Ledger):
+    """`Tables` in dicts. A ledger rule decides before anything is written, so that nothing is ever half written."""
+
+    made: list[str] = field(default_factory=list)
+    keys: dict[str, Key] = field(default_factory=dict)
+    generations: dict[str, Generation] = field(default_factory=dict)
+
+    def write(self, change: Change, at_ms: int) -> None:
+        self.apply(change)
+
+    def add_account(self, account_id: str, at_ms: int) -> None:
+        self.made.append(account_id)
+
+    def client_accounts(self) -> tuple[str, ...]:
+        return tuple(self.made)
+
+    def key(self, key_id: str) -> Key | None:
+        return self.keys.get(key_id)
+
+    def put_key(self, key: Key) -> None:
+        self.keys[key.id] = key
+
+    def generation(self, account_id: str, generation_id: str) -> Generation | None:
+        found = [each for each in self.generations.values() if (each.account, each.id) == (account_id, generation_id)]
+        return max(reversed(found), key=lambda each: each.created_at_ms, default=None)
+
+    def add_generation(self, generation: Generation) -> None:
+        self.generations.setdefault(generation.order_id, generation)
+
+    def all_balances(self) -> tuple[Account, ...]:
+        return tuple(self.accounts.values())
+
+    def all_holds(self) -> tuple[Hold, ...]:
+        return tuple(self.holds.values())
+
+    def all_transfers(self) -> tuple[Transfer, ...]:
+        return tuple(self.transfers.values())
+
+
+def memory_store(wall_ms: Callable[[], int], tables: MemoryTables | None = None) -> Store:
+    """A store over `tables`, which a test may look into."""
+    kept = tables if tables is not None else MemoryTables()
+
+    async def do(act: Callable[[Tables], T], /) -> T:
+        await trio.lowlevel.checkpoint()
+        return act(kept)
+
+    return Store(do, wall_ms)
