@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import trio
@@ -28,7 +29,7 @@ async def settled(net: Net, nodes: int, model: str = "echo") -> None:
         await net.discovery.until(ready)
 
 
-async def ask(net: Net, text: str = "one two three", books: Ledgerbook | None = None, **options: int) -> str:
+async def ask(net: Net, text: str = "one two three", books: Ledgerbook | None = None, **options: Any) -> str:
     texts: list[str] = []
 
     async def take(piece: Piece) -> None:

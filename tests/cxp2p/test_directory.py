@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ from worlds import EPOCH_MS, capability
 PEERS = [identity_from_seed(bytes([n]) * 32).peer for n in range(1, 9)]
 
 
-def offer(peer: str = PEERS[0], sequence: int = 1, issued_ms: int = EPOCH_MS, **changes: object) -> Offer:
+def offer(peer: str = PEERS[0], sequence: int = 1, issued_ms: int = EPOCH_MS, **changes: Any) -> Offer:
     whole = Offer(
         peer=peer,
         sequence=sequence,
@@ -48,7 +49,7 @@ def learn(directory: Directory, an_offer: Offer, wall_ms: int = EPOCH_MS, signer
     ],
 )
 def test_an_offer_that_nobody_should_believe_is_refused(
-    changes: dict[str, object], signer: str | None, wall_ms: int, fault: str
+    changes: dict[str, Any], signer: str | None, wall_ms: int, fault: str
 ) -> None:
     """Forged, expired, future and everlasting offers raise, and say why."""
     with pytest.raises(RemoteProtocolError, match=fault):

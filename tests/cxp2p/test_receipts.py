@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,26 +27,26 @@ ABLE = capability()
 LANE = Lane(lane=b"l" * 16)
 
 
-def order(lane: Lane = LANE, wall_ms: int = WALL, **changes: object) -> Order:
+def order(lane: Lane = LANE, wall_ms: int = WALL, **changes: Any) -> Order:
     terms = Terms(
         gateway=GATEWAY.peer, node=NODE.peer, capability=ABLE, request_commit=COMMIT, max_in=100, max_out=50, seed=7
     )
     return replace(receipts.make_order(terms, lane, b"i" * 16, wall_ms), **changes)
 
 
-def refusal_of(lanes: NodeLanes, an_order: Order, **changes: object) -> tuple[RefusalCode, str] | None:
-    arguments: dict[str, object] = {
+def refusal_of(lanes: NodeLanes, an_order: Order, **changes: Any) -> tuple[RefusalCode, str] | None:
+    arguments: dict[str, Any] = {
         "signer": GATEWAY.peer,
         "asker": GATEWAY.peer,
         "commit": COMMIT,
         "capability": ABLE,
         "wall_ms": WALL,
     }
-    refusal = lanes.check(order=an_order, **{**arguments, **changes})  # type: ignore[arg-type]
+    refusal = lanes.check(order=an_order, **{**arguments, **changes})
     return (refusal.code, refusal.reason) if refusal else None
 
 
-def receipt_for(an_order: Order, token_ids: tuple[int, ...], cum: int = 0, **changes: object) -> Receipt:
+def receipt_for(an_order: Order, token_ids: tuple[int, ...], cum: int = 0, **changes: Any) -> Receipt:
     charge = receipts.charge_of(an_order.prices, 10, len(token_ids))
     fields = Receipt(
         order_hash=receipts.digest(b"order"),
@@ -102,7 +103,7 @@ def countersign_of(an_order: Order, receipt: Receipt, got: tuple[int, ...], sign
     ],
 )
 def test_a_bad_order_is_refused_with_its_fault(
-    changes: dict[str, object], arguments: dict[str, object], code: RefusalCode, reason: str
+    changes: dict[str, Any], arguments: dict[str, Any], code: RefusalCode, reason: str
 ) -> None:
     """Each rule of an order refuses by itself, and says which rule it was."""
     refused = refusal_of(NodeLanes(NODE.peer, 10**9), order(**changes), **arguments)
@@ -227,7 +228,7 @@ def test_an_honest_receipt_is_accepted() -> None:
         ({"finish": Finish.ERROR}, "charge is 16, 0 is owed"),
     ],
 )
-def test_a_receipt_that_counts_wrong_is_disputed_and_costs_nothing(changes: dict[str, object], reason: str) -> None:
+def test_a_receipt_that_counts_wrong_is_disputed_and_costs_nothing(changes: dict[str, Any], reason: str) -> None:
     """Over-reporting in any field is found by the asker's own count."""
     an_order = order()
     verdict = countersign_of(an_order, receipt_for(an_order, (1, 2, 3), **changes), (1, 2, 3))
@@ -251,7 +252,7 @@ def test_a_receipt_that_counts_wrong_is_disputed_and_costs_nothing(changes: dict
         {"offset": 1},
     ],
 )
-def test_a_receipt_for_something_else_is_invalid(changes: dict[str, object]) -> None:
+def test_a_receipt_for_something_else_is_invalid(changes: dict[str, Any]) -> None:
     """A receipt of another job, lane, request or model is refused, and the evidence is kept."""
     an_order = order()
 

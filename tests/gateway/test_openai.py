@@ -385,10 +385,11 @@ def test_any_json_is_a_request_or_a_clean_refusal(body: dict[str, Any], turns: A
     if has_model:
         body["model"] = "smollm2:135m"
     try:
-        assert isinstance(chat_ask(body), ChatAsk)
+        made: ChatAsk | Fault = chat_ask(body)
     except Fault as fault:
-        for dialect in Dialect:
-            assert render(fault, dialect, Base.DOCUMENTED).status in (400, 503)
+        made = fault
+    if isinstance(made, Fault):
+        assert {render(made, dialect, Base.DOCUMENTED).status for dialect in Dialect} <= {400, 503}
 
 
 def data(event: bytes) -> Any:
@@ -514,5 +515,5 @@ def test_models_say_what_a_client_wants_to_know_first() -> None:
 def test_every_parameter_that_is_called_supported_is_accepted() -> None:
     """The list that models show is true."""
     values = {"stop": "x", "logit_bias": {"1": 1}, "stream": True, "stream_options": {}, "max_tokens": 1, "seed": 1}
-    assert chat_ask(chat_body(**{name: values.get(name, 1) for name in openai.SUPPORTED}))
+    assert isinstance(chat_ask(chat_body(**{name: values.get(name, 1) for name in openai.SUPPORTED})), ChatAsk)
     assert {service: openai.MODALITIES[service] for service in Service}

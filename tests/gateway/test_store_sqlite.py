@@ -13,12 +13,12 @@ from random import Random
 
 import pytest
 import trio
-from test_store import KEY, LATER_MS, Clock, generation
 
 from cxp2p.ledger import HoldState
 from cxp2p_gateway.store import Store, StoreError
 from cxp2p_gateway.store.sqlite import SCHEMA_VERSION, _connection, open_store
 from cxp2p_gateway.store.writer import Writer, open_writer
+from test_store import KEY, LATER_MS, Clock, generation
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import trio
 from sqlalchemy import Connection
-from test_store import generation
 from trio.testing import wait_all_tasks_blocked
 
 from cxp2p.errors import InsufficientCredit
@@ -20,6 +19,7 @@ from cxp2p_gateway.store import StoreError, writer
 from cxp2p_gateway.store.sqlite import _connection
 from cxp2p_gateway.store.tables import SqlTables
 from cxp2p_gateway.store.writer import Writer, open_writer
+from test_store import generation
 
 
 @pytest.fixture

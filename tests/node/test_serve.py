@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import trio
@@ -46,7 +47,7 @@ class Gate:
     identity: Identity
     network: MemoryNetwork
 
-    def order(self, request: bytes, lane: receipts.Lane, **changes: object) -> Order:
+    def order(self, request: bytes, lane: receipts.Lane, **changes: Any) -> Order:
         terms = receipts.Terms(
             gateway=self.identity.peer,
             node=self.node.network.peer,
@@ -126,7 +127,7 @@ async def test_a_good_ask_is_answered(autojump_clock: MockClock) -> None:
     ],
 )
 async def test_a_bad_order_never_reaches_the_engine(
-    autojump_clock: MockClock, changes: dict[str, object], code: RefusalCode
+    autojump_clock: MockClock, changes: dict[str, Any], code: RefusalCode
 ) -> None:
     """Forged, mis-addressed, expired and underpaid orders are refused before any work."""
     engine = ScriptedEngine()
