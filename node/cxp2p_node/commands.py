@@ -12,8 +12,9 @@ from cxp2p.errors import CxError, SettingsError
 from cxp2p.peer import default_config_path, default_data_path
 from cxp2p.program import LOG_LEVELS, announce, fail, run, set_up_logging
 from cxp2p.settings import load_settings, render_commented
+from cxp2p_node import catalog
 from cxp2p_node.app import fetch_models, open_node
-from cxp2p_node.catalog import CATALOG, CatalogEntry, look_up
+from cxp2p_node.catalog import CatalogEntry, look_up
 from cxp2p_node.config import ModelSettings, NodeSettings
 from cxp2p_node.models import Store
 from cxp2p_node.progress import show_progress
@@ -142,7 +143,7 @@ def pull(names: tuple[str, ...], as_json: bool, models_path: Path | None) -> Non
 def list_(as_json: bool, models_path: Path | None) -> None:
     """List the models of the catalogue, and which of them are on this machine."""
     store = Store(models_path or default_data_path("models"))
-    for entry in CATALOG:
+    for entry in catalog.CATALOG:
         here = store.has(entry)
         facts = {
             "model": entry.name,

@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from cxp2p_node.models import Progress
 
 LINE_EVERY = 0.1  # of the whole
-JSON_EVERY = 0.01
+JSON_EVERY = 0.05
 
 
 @contextmanager

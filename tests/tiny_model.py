@@ -1,0 +1,93 @@
+"""A GGUF model of a few hundred kilobytes whose answer is known: real llama.cpp in tests, with nothing to fetch.
+
+It is a transformer whose attention and feed-forward weights are zero, so the next token depends on the last one alone:
+embeddings are one-hot, and the output matrix is the table of successors. After the newline that ends every prompt it
+says ``abc…lm é n…z``, then ends; with ``loop`` it begins again instead, for ever.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+SPECIAL = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
+ANSWER = "abcdefghijklménopqrstuvwxyz"
+WIDTH = 320
+HEADS = 4
+CONTEXT = 512
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{{ '<|im_start|>assistant\n' }}"
+)
+
+
+def token_of(byte: int) -> int:
+    return len(SPECIAL) + byte
+
+
+def token_ids(text: str) -> tuple[int, ...]:
+    return tuple(token_of(byte) for byte in text.encode())
+
+
+END = SPECIAL.index("<|im_end|>")
+
+
+def write_tiny_model(path: Path, *, loop: bool = False, context: int = CONTEXT) -> Path:
+    vocab = len(SPECIAL) + 256
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_context_length(context)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(WIDTH)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_vocab_size(vocab)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))])
+    writer.add_token_scores([0.0] * vocab)
+    kinds = [gguf.TokenType.UNKNOWN, *[gguf.TokenType.CONTROL] * 4, *[gguf.TokenType.BYTE] * 256]
+    writer.add_token_types(kinds)
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(END)
+    writer.add_add_bos_token(False)
+    writer.add_add_space_prefix(False)
+    writer.add_chat_template(TEMPLATE)
+    for name, tensor in tensors(vocab, loop).items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def tensors(vocab: int, loop: bool) -> dict[str, np.ndarray]:
+    embedding = np.eye(vocab, WIDTH, dtype=np.float32)
+    output = np.zeros((vocab, WIDTH), dtype=np.float32)
+    chain = [b"\n"[0], *ANSWER.encode()]
+    for last, following in itertools.pairwise(chain):
+        output[token_of(following), token_of(last)] = 2.0
+    output[token_of(chain[1]) if loop else END, token_of(chain[-1])] = 2.0
+    zeros = np.zeros((WIDTH, WIDTH), dtype=np.float32)
+    ones = np.ones(WIDTH, dtype=np.float32)
+    return {
+        "token_embd.weight": embedding,
+        "output_norm.weight": ones,
+        "output.weight": output,
+        "blk.0.attn_norm.weight": ones,
+        "blk.0.attn_q.weight": zeros,
+        "blk.0.attn_k.weight": zeros,
+        "blk.0.attn_v.weight": zeros,
+        "blk.0.attn_output.weight": zeros,
+        "blk.0.ffn_norm.weight": ones,
+        "blk.0.ffn_gate.weight": zeros,
+        "blk.0.ffn_up.weight": zeros,
+        "blk.0.ffn_down.weight": zeros,
+    }
