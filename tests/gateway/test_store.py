@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,18 +183,16 @@ async def test_the_first_account_is_made_once(store: Store) -> None:
 
 
 async def test_keys_are_kept_and_replaced(store: Store) -> None:
-    """Every field comes back; a key put again, such as a revoked one, replaces the old."""
+    """Every field comes back; a change of one is made on what is kept, not on what somebody remembers."""
     await store.put_key(KEY)
     assert await store.key(KEY.id) == KEY
-    revoked = Key(**{**_fields(KEY), "revoked_at_ms": 5, "expires_at_ms": 6, "used_at_ms": 7})
+    revoked = replace(KEY, revoked_at_ms=5, expires_at_ms=6)
     await store.put_key(revoked)
+    used = await store.change_key(KEY.id, lambda key: replace(key, used_at_ms=7))
 
-    assert await store.key(KEY.id) == revoked
+    assert used == replace(revoked, used_at_ms=7) == await store.key(KEY.id)
     assert await store.key("unknown") is None
-
-
-def _fields(key: Key) -> dict[str, Any]:
-    return {name: getattr(key, name) for name in Key.__slots__}
+    assert await store.change_key("unknown", lambda key: key) is None
 
 
 async def test_a_generation_is_its_accounts_alone(store: Store) -> None:

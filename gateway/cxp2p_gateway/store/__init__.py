@@ -179,6 +179,19 @@ class Store:
         """Adds a key, or replaces the one with its id."""
         await self._do(lambda tables: tables.put_key(key))
 
+    async def change_key(self, key_id: str, change: Callable[[Key], Key]) -> Key | None:
+        """Replaces a key by what `change` makes of it, and returns that; None if there is no such key."""
+
+        def act(tables: Tables) -> Key | None:
+            key = tables.key(key_id)
+            if key is None:
+                return None
+            changed = change(key)
+            tables.put_key(changed)
+            return changed
+
+        return await self._do(act)
+
     # What was signed.
 
     async def generation(self, account_id: str, generation_id: str) -> Generation | None:

@@ -1,0 +1,127 @@
+"""Who may come in: the account that the first start makes, its keys, and whose a stranger's token is."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from random import Random
+from typing import Final
+
+import trio
+
+from cxp2p_gateway.asking import Caller
+from cxp2p_gateway.exchange import ulid
+from cxp2p_gateway.keys import Key, NewKey, key_id, make_key, matches, usable
+from cxp2p_gateway.store import Store, StoreError
+
+log = logging.getLogger("cxp2p.accounts")
+
+KEYS_REMEMBERED_MAX: Final = 1024  # about 300 bytes each
+LOOK_UPS_MAX: Final = 4  # at once, so that made-up keys never crowd out jobs before the disk
+USED_STEP_MS: Final = 3_600_000  # how far behind `used_at_ms` may be: a write an hour, not one a request
+
+
+class UserIdRule(StrEnum):
+    """What X-User-Id has to be. `match`: the key's owner, if it is sent at all; `require`: it must be sent, too."""
+
+    MATCH = "match"
+    REQUIRE = "require"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstAccount:
+    """The account of the first start. `key` is shown to its owner now, and can never be shown again."""
+
+    user_id: str
+    key: str = field(repr=False)
+
+
+async def found_account(store: Store, credit: int, wall_ms: int, rng: Random) -> FirstAccount | None:
+    """Makes the one account with `credit` µcredits and a key; None if there is one already.
+
+    `rng` must be fit for secrets: a SystemRandom.
+    """
+    made = make_key(rng.randbytes)
+    user_id = f"user_{ulid(wall_ms, rng)}"
+    if not await store.found(user_id, _kept(made, user_id, wall_ms), credit):
+        return None
+    return FirstAccount(user_id=user_id, key=made.text)
+
+
+async def issue_key(store: Store, account: str, wall_ms: int, rng: Random) -> str:
+    """One more key for an account, for instance because its first was lost. `rng` must be fit for secrets."""
+    made = make_key(rng.randbytes)
+    await store.put_key(_kept(made, account, wall_ms))
+    return made.text
+
+
+def _kept(made: NewKey, account: str, wall_ms: int) -> Key:
+    return Key(id=made.id, account=account, digest=made.digest, created_at_ms=wall_ms)
+
+
+class Accounts:
+    """Recognises callers. A key that proved right is remembered, so that a request needs no disk; a wrong one never is."""
+
+    def __init__(self, store: Store, wall_ms: Callable[[], int], rule: UserIdRule = UserIdRule.MATCH) -> None:
+        self._store = store
+        self._wall_ms = wall_ms
+        self._rule = rule
+        self._remembered: OrderedDict[str, Key] = OrderedDict()
+        self._revocations = 0
+        self._look_ups = trio.CapacityLimiter(LOOK_UPS_MAX)
+
+    async def authenticate(self, token: str, user_id: str | None) -> Caller | None:
+        """Who holds this key; see `Door.authenticate`. A user's id is the id of the account."""
+        wanted = key_id(token)
+        if wanted is None:
+            return None
+        key = self._remembered.get(wanted)
+        if key is None:
+            revocations = self._revocations
+            async with self._look_ups:
+                key = await self._store.key(wanted)
+            if key is None or not matches(token, key.digest):
+                return None
+            if revocations == self._revocations:
+                self._remember(key)
+        elif not matches(token, key.digest):
+            return None
+        wall_ms = self._wall_ms()
+        if not usable(key, wall_ms) or not self._is_owner(key, user_id):
+            return None
+        await self._note_use(key, wall_ms)
+        return Caller(account=key.account, key=key.id)
+
+    async def revoke(self, key: str) -> bool:
+        """Ends a key, by its id, from this moment on. False if there is no such key."""
+        wall_ms = self._wall_ms()
+        known = await self._store.change_key(
+            key, lambda kept: replace(kept, revoked_at_ms=kept.revoked_at_ms or wall_ms)
+        )
+        self._revocations += 1
+        self._remembered.pop(key, None)
+        return known is not None
+
+    def _is_owner(self, key: Key, user_id: str | None) -> bool:
+        if user_id is None:
+            return self._rule is UserIdRule.MATCH
+        return user_id == key.account
+
+    def _remember(self, key: Key) -> None:
+        self._remembered[key.id] = key
+        self._remembered.move_to_end(key.id)
+        if len(self._remembered) > KEYS_REMEMBERED_MAX:
+            self._remembered.popitem(last=False)
+
+    async def _note_use(self, key: Key, wall_ms: int) -> None:
+        if key.used_at_ms is not None and wall_ms - key.used_at_ms < USED_STEP_MS:
+            return
+        if key.id in self._remembered:
+            self._remember(replace(key, used_at_ms=wall_ms))  # first, so that requests at once write it once
+        try:
+            await self._store.change_key(key.id, lambda kept: replace(kept, used_at_ms=wall_ms))
+        except StoreError as error:
+            log.warning("that key %s was used could not be noted: %s", key.id, error)
