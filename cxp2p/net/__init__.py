@@ -8,7 +8,6 @@ leaves an implementation is `PeerUnreachable` (the connection, the peer) or `Rem
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias
 
 
@@ -25,14 +24,17 @@ class Stream(Protocol):
     async def receive(self) -> bytes:
         """The next bytes, at least one; b"" when the peer ended cleanly. Raises PeerUnreachable after a reset or loss.
 
-        A peer that was killed may look like a clean end: every protocol here has an explicit last frame.
+        A peer may end cleanly at any place: every protocol here has an explicit last frame.
         """
 
     async def close_send(self) -> None:
         """Nothing more will be sent. The peer reads b"" after what was sent; reading goes on."""
 
     async def close(self) -> None:
-        """Ends the stream after what was sent. Never raises; safe to call twice."""
+        """Ends the stream after what was sent; what the peer still sends is not read. Never raises; safe to call twice.
+
+        A peer that goes on sending is told so within seconds: its calls raise PeerUnreachable.
+        """
 
     async def reset(self) -> None:
         """Ends the stream at once in both directions; the peer's calls raise PeerUnreachable. Never raises."""
@@ -90,11 +92,9 @@ class Network(Protocol):
         """Opens a stream, dialling first if need be, in at most STREAM_OPEN_TIMEOUT_S.
 
         Raises PeerUnreachable (cannot dial, timed out) or RemoteProtocolError (the peer does not speak `protocol`).
+        A peer that spoke `protocol` before is not asked again: if it hangs or changed its mind, `receive` says so, in
+        the same time.
         """
 
     async def kill(self, peer: str) -> None:
         """Drops every connection to `peer` at once, also one that hangs: its streams raise PeerUnreachable."""
-
-
-OpenNetwork: TypeAlias = Callable[[], AbstractAsyncContextManager[Network]]
-"""How the contract tests get a fresh peer."""

@@ -13,27 +13,22 @@ import trio
 from libp2p import new_host
 from libp2p.crypto.x25519 import create_new_key_pair as new_x25519_key_pair
 from libp2p.custom_types import TProtocol
-from libp2p.exceptions import BaseLibp2pError
 from libp2p.network.config import ConnectionConfig, RetryConfig
-from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
-from libp2p.protocol_muxer.exceptions import MultiselectClientError
-from libp2p.rcmgr.connection_limits import ConnectionLimits
-from libp2p.rcmgr.manager import ResourceLimits, ResourceManager
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
-from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from cxp2p import protocols
-from cxp2p.errors import CxError, PeerUnreachable, RemoteProtocolError, SettingsError
+from cxp2p.errors import CxError, PeerUnreachable, SettingsError
 from cxp2p.identity import Identity
-from cxp2p.net import Dht, Handler, Network
+from cxp2p.net import Dht, Handler
 from cxp2p.net import libp2p_fixes as fixes
 from cxp2p.net.libp2p_dht import Libp2pDht
+from cxp2p.net.libp2p_streams import CLOSE_S, LIBP2P_ERRORS, Libp2pStream, words
 from cxp2p.net.tasks import background
 
 log = logging.getLogger("cxp2p.net.libp2p")
@@ -41,77 +36,11 @@ log = logging.getLogger("cxp2p.net.libp2p")
 OfferValidator: TypeAlias = Callable[[str, bytes], int]
 """(peer id, envelope) -> sequence; raises RemoteProtocolError for an offer that is not that peer's."""
 
-READ_BYTES_MAX = 64 * 1024
 ADDRESSES_PER_PEER_MAX = 16
 ADDRESS_BOOK_PEERS_MAX = 8192
 DIAL_STAGGER_S = 0.25
 BOOTSTRAP_S_FIRST = 0.25
 BOOTSTRAP_S_MAX = 30.0
-CLOSE_S = 1.0
-LIBP2P_ERRORS = (
-    BaseLibp2pError,
-    MuxedStreamError,
-    MuxedConnError,
-    MultiaddrError,
-    OSError,
-    trio.BrokenResourceError,
-    trio.ClosedResourceError,
-    EOFError,
-    ValueError,
-    KeyError,
-)
-
-
-class Libp2pStream:
-    """A Yamux stream behind our seam."""
-
-    def __init__(self, stream: Any, peer: str) -> None:
-        self._stream = stream
-        self._peer = peer
-        self._ended = False
-
-    @property
-    def peer(self) -> str:
-        return self._peer
-
-    async def send(self, data: bytes) -> None:
-        try:
-            for start in range(0, len(data), protocols.WRITE_BYTES_MAX):
-                await self._stream.write(data[start : start + protocols.WRITE_BYTES_MAX])
-        except LIBP2P_ERRORS as error:
-            raise PeerUnreachable(f"sending to {self._peer}: {_words(error)}") from None
-
-    async def receive(self) -> bytes:
-        try:
-            data: bytes = await self._stream.read(READ_BYTES_MAX)
-        except StreamEOF:
-            return b""
-        except LIBP2P_ERRORS as error:
-            raise PeerUnreachable(f"receiving from {self._peer}: {_words(error)}") from None
-        return data
-
-    async def close_send(self) -> None:
-        try:
-            await self._stream.close_write()
-        except LIBP2P_ERRORS as error:
-            raise PeerUnreachable(f"closing towards {self._peer}: {_words(error)}") from None
-
-    async def close(self) -> None:
-        await self._end(self._stream.close)
-
-    async def reset(self) -> None:
-        await self._end(self._stream.reset)
-
-    async def _end(self, act: Callable[[], Any]) -> None:
-        """libp2p leaks a stream that is neither closed nor reset, so neither a cancel nor a hang may prevent it."""
-        if self._ended:
-            return
-        self._ended = True
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-            try:
-                await act()
-            except LIBP2P_ERRORS as error:
-                log.debug("ending a stream with %s: %s", self._peer, _words(error))
 
 
 class Libp2pNetwork:
@@ -126,6 +55,7 @@ class Libp2pNetwork:
         self._book: OrderedDict[str, tuple[Multiaddr, ...]] = OrderedDict()
         self._inbound: Counter[tuple[str, str]] = Counter()
         self._dialling: dict[str, trio.Lock] = {}
+        self.joined = trio.Event()
 
     @property
     def peer(self) -> str:
@@ -140,7 +70,7 @@ class Libp2pNetwork:
         return self._dht
 
     def connected(self) -> tuple[str, ...]:
-        return tuple(str(peer) for peer in self._host.get_connected_peers())
+        return tuple(str(peer) for peer in self._host.get_connected_peers() if self._live(peer))
 
     def serve(self, protocol: str, handler: Handler) -> None:
         async def handle(raw: Any) -> None:
@@ -200,23 +130,42 @@ class Libp2pNetwork:
         try:
             with trio.fail_after(protocols.STREAM_OPEN_TIMEOUT_S):
                 peer_id = ID.from_base58(peer)
-                if not self._live(peer_id):
+                if not (connections := self._live(peer_id)):
                     await self._dial(peer, self._book.get(peer, ()))
-                raw = await self._host.new_stream(peer_id, [TProtocol(protocol)])
+                    connections = self._live(peer_id)
+                return await self._open_on(connections[0], peer, protocol)
         except trio.TooSlowError:
             raise PeerUnreachable(f"{peer} did not answer in {protocols.STREAM_OPEN_TIMEOUT_S:g} s") from None
         except LIBP2P_ERRORS as error:
-            if isinstance(error.__cause__, MultiselectClientError):
-                raise RemoteProtocolError(f"{peer} does not speak {protocol}") from None
-            raise PeerUnreachable(f"no stream to {peer}: {_words(error)}") from None
-        return Libp2pStream(raw, peer)
+            raise PeerUnreachable(f"no stream to {peer}: {words(error)}") from None
+
+    async def _open_on(self, connection: Any, peer: str, protocol: str) -> Libp2pStream:
+        spoken: set[str] = connection.muxed_conn.__dict__.setdefault("_spoken", set())
+        stream = Libp2pStream(await connection.new_stream(), peer, protocol)
+        if protocol not in spoken:
+            try:
+                await stream.agree()
+            except BaseException:
+                await stream.reset()
+                raise
+            spoken.add(protocol)
+        return stream
 
     async def kill(self, peer: str) -> None:
-        for connection in self._network.get_connections(ID.from_base58(peer)):
+        try:
+            peer_id = ID.from_base58(peer)
+        except ValueError:
+            return  # no such peer can be connected
+        for connection in self._network.get_connections(peer_id):
             await fixes.kill_connection(connection)
 
-    def _live(self, peer_id: ID) -> bool:
-        return any(not connection.is_closed for connection in self._network.get_connections(peer_id))
+    def _live(self, peer_id: ID) -> list[Any]:
+        """The connections of a peer that can be used."""
+        return [
+            connection
+            for connection in self._network.get_connections(peer_id)
+            if not (connection.is_closed or connection.muxed_conn.event_shutting_down.is_set())
+        ]
 
     async def _dial(self, peer: str, addresses: Sequence[Multiaddr]) -> None:
         """All addresses, a quarter second apart; the first that answers wins. Dials of one peer wait for each other."""
@@ -234,7 +183,7 @@ class Libp2pNetwork:
     async def _dial_any(self, peer: str, addresses: Sequence[Multiaddr]) -> None:
         if not addresses:
             raise PeerUnreachable(f"no address of {peer} is known")
-        peer_id, faults = ID.from_base58(peer), []
+        peer_id, faults = ID.from_base58(peer), list[str]()
 
         async def dial(address: Multiaddr, wait_s: float) -> None:
             await trio.sleep(wait_s)
@@ -242,7 +191,7 @@ class Libp2pNetwork:
                 await self._network._dial_addr_single_attempt(address, peer_id)
                 nursery.cancel_scope.cancel()
             except LIBP2P_ERRORS as error:
-                faults.append(f"{address}: {_words(error)}")
+                faults.append(f"{address}: {words(error)}")
 
         async with trio.open_nursery() as nursery:
             for index, address in enumerate(addresses):
@@ -268,8 +217,9 @@ class Libp2pNetwork:
                     log.info("bootstrap: %s", error)
                     continue
                 met += 1
-                if not joined:
-                    joined = await self._dht.join(peer)
+                if not joined and await self._dht.join(peer):
+                    joined = True
+                    self.joined.set()
             if not met:
                 joined = False
             pause = BOOTSTRAP_S_FIRST * 8 if met else min(pause * 2, BOOTSTRAP_S_MAX)
@@ -286,7 +236,7 @@ async def open_network(
     dht_server: bool = True,
     offer_validator: OfferValidator,
     psk: str | None = None,
-) -> AsyncIterator[Network]:
+) -> AsyncIterator[Libp2pNetwork]:
     """A peer on the real network, for as long as the block runs; leaving closes its port and its connections.
 
     Raises SettingsError for an address that cannot be listened on or parsed, or a bad `psk` (64 hex digits).
@@ -297,13 +247,12 @@ async def open_network(
     for address in bootstrap:
         _parse_setting(address, "bootstrap", needs_peer=True)
     host = _make_host(identity, targets, [_parse_setting(address, "announce") for address in announce], psk)
-    fixes.guard_handlers(host)
     suspects = fixes.bound_new_stream(host, protocols.STREAM_OPEN_TIMEOUT_S)
     async with _listening(host, targets):
         try:
             dht = Libp2pDht(host, offer_validator, server=dht_server)
-            network = Libp2pNetwork(host, dht, suspects)
             async with background() as nursery, dht.running():
+                network = Libp2pNetwork(host, dht, suspects)
                 if bootstrap:
                     nursery.start_soon(network.keep_bootstrapped, tuple(bootstrap))
                 yield network
@@ -349,30 +298,21 @@ def _make_host(identity: Identity, listen: list[Multiaddr], announce: list[Multi
             disable_identify_address_discovery=True,
             addrs_factory=(lambda _: announce) if announce else _dialable,
             psk=psk,
-            # Zero watermarks: libp2p's auto-connector would dial every peer that it ever heard of.
             connection_config=ConnectionConfig(
                 max_connections=maximum,
                 high_watermark=maximum * 3 // 4,
                 low_watermark=0,
                 min_connections=0,
                 max_connections_per_peer=3,
-                auto_connect_interval=3600.0,
-            ),
-            resource_manager=ResourceManager(
-                limits=ResourceLimits(max_connections=maximum + 64, max_streams=maximum * 16),
-                connection_limits=ConnectionLimits(
-                    max_established_inbound=maximum,
-                    max_established_outbound=maximum,
-                    max_established_per_peer=8,
-                    max_established_total=maximum + 64,
-                ),
-                enable_graceful_degradation=False,
-                connections_per_peer_per_sec=100.0,
             ),
         )
     except ValueError as error:
         raise SettingsError(f"psk: expected 64 hex digits: {error}") from None
-    host.get_network().retry_config = RetryConfig(max_retries=1)
+    network: Any = host.get_network()
+    network.retry_config = RetryConfig(max_retries=1)
+    fixes.stop_auto_connect(host)
+    fixes.drop_resource_manager(host)
+    fixes.guard_handlers(host)
     return host
 
 
@@ -416,11 +356,9 @@ def _parse_setting(address: str, name: str, *, needs_peer: bool = False) -> Mult
     return parsed
 
 
-def _words(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200] or type(error).__name__
-
-
 def quiet_libp2p() -> None:
-    """libp2p warns about every stream that ends normally: only its errors reach our log."""
-    logger = logging.getLogger("libp2p")
-    logger.setLevel(logging.CRITICAL)
+    """libp2p warns about each stream that ends normally, and some of its modules set their own level: none is heard."""
+    for name in tuple(logging.root.manager.loggerDict):
+        if name.startswith("libp2p."):
+            logging.getLogger(name).setLevel(logging.NOTSET)
+    logging.getLogger("libp2p").setLevel(logging.CRITICAL)

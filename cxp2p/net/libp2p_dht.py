@@ -120,7 +120,7 @@ class Libp2pDht:
         store = self._dht.value_store
         answers = await self._ask_closest(data, lambda at: store._get_from_peer(at, data))
         local = store.get(data)
-        values = [bytes(value) for value in answers if value]
+        values = [value for value in answers if isinstance(value, bytes)]
         if local is not None:
             values.append(bytes(local.value))
         best: tuple[int, bytes] | None = None

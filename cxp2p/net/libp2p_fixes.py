@@ -1,17 +1,16 @@
 """What py-libp2p 0.8.1 does wrong for us, one function for each fault. `apply` runs once, before the first host.
 
 Each docstring says what is wrong and where, how it shows, what the fix does, and a sentence for an upstream report.
-`tests/contracts/test_libp2p_fixes.py` shows each fault in the stock code and its absence here.
+Streams and connections are in `libp2p_yamux`, windows in `libp2p_windows`, the rest is here.
+`tests/contracts/test_libp2p_fixes.py` shows each fault in the stock code and its absence with the fix.
 """
 
 from __future__ import annotations
 
 import logging
-import struct
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
-from types import CodeType
 from typing import Any
 
 import libp2p.io.utils as io_utils
@@ -21,28 +20,31 @@ import libp2p.kad_dht.peer_routing as kad_peer_routing
 import libp2p.kad_dht.provider_store as kad_provider_store
 import libp2p.kad_dht.value_store as kad_value_store
 import libp2p.network.swarm as swarm
-import libp2p.stream_muxer.yamux.yamux as yamux
+import libp2p.protocol_muxer.multiselect_communicator as multiselect_communicator
 import trio
 from libp2p.custom_types import TProtocol
-from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
+from libp2p.exceptions import ParseError
+from libp2p.io.exceptions import IncompleteReadError, MessageTooLarge
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
-from libp2p.stream_muxer.exceptions import MuxedStreamError, MuxedStreamReset
-from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from cxp2p import protocols
 from cxp2p.errors import LocalProtocolError
+from cxp2p.net import libp2p_windows, libp2p_yamux
+from cxp2p.net.libp2p_patch import replace, replace_code
 
 log = logging.getLogger("cxp2p.net.libp2p")
 
 LIBP2P_VERSION = "0.8.1"
-WRITE_STALL_S = 30.0  # a TCP connection that takes nothing for so long is dead or hostile
-WINDOW_STALL_S = 120.0  # a reader may pause this long before its stream is given up
-WINDOW_POLL_S = (0.002, 0.05)
-CONTROL_BYTES_MAX = 1 << 20
 SUSPECT_S = 5.0
 SUSPECTS_MAX = 4096
-KAD_STREAMS_PER_PEER_MAX = 6  # half of kad-dht's own limit for everybody
+KAD_STREAMS_PER_PEER_MAX = 6  # half of what kad-dht's own limit is for everybody
+KAD_STREAMS_MAX = 256
+KAD_STREAM_S = 10.0
+KAD_KEYS_MAX = 8192  # 16 MiB, at 20 providers for each
+HANDSHAKES_MAX = 256  # inbound connections that are not yet upgraded
+NEGOTIATION_LINE_BYTES_MAX = 1024  # protocol ids are tens of bytes
 _applied = False
 
 
@@ -56,155 +58,69 @@ def apply() -> None:
         raise LocalProtocolError(
             f"libp2p {found} is installed, cxp2p needs exactly {LIBP2P_VERSION}: pip install libp2p=={LIBP2P_VERSION}"
         )
-    fix_write_cancellation()
-    fix_read_cancellation()
-    fix_open_cancellation()
-    fix_window_stall()
+    libp2p_yamux.apply()
+    libp2p_windows.apply()
     fix_inbound_limiter()
     fix_dial_delay()
     fix_read_exactly()
+    fix_negotiation_length()
+    limit_kad_stores()
     set_kad_protocol(protocols.KAD)
     _applied = True
 
 
-def fix_write_cancellation() -> None:
-    """A cancelled write kills the connection for every stream (stream_muxer/yamux/yamux.py, `Yamux._write_frame`).
+class Handshakes:
+    """Inbound connections that are not yet upgraded, by remote address. When they are too many, the oldest of the
+    address with the most is closed: who floods displaces himself."""
 
-    The Noise nonce is used up before `send_all`, which may be cancelled: the next frame cannot be decrypted. Here a
-    frame is written whole or the connection dies. Control frames never wait behind bulk writers: whoever writes next
-    takes them along, so that reading cannot stall on writing. It also leaves out the debug strings that the stock
-    method builds for every frame.
-    Upstream: "Cancelling YamuxStream.write() corrupts the Noise session of the whole connection."
-    """
+    def __init__(self) -> None:
+        self._waiting: dict[Any, str] = {}
 
-    async def write_frame(self: Yamux, data: bytes) -> None:
-        waiting: bytearray = self.__dict__.setdefault("_control_waiting", bytearray())
-        is_control = len(data) == yamux.HEADER_SIZE and data[1] != yamux.TYPE_GO_AWAY
-        if is_control and len(waiting) < CONTROL_BYTES_MAX and self._write_lock.locked():
-            waiting += data
-            await trio.lowlevel.checkpoint_if_cancelled()
-            return
-        async with self._write_lock:
-            if self.event_closed.is_set():
-                raise ConnectionClosedError("the connection is closed")
-            stall = trio.CancelScope(shield=True, deadline=trio.current_time() + WRITE_STALL_S)
-            with stall:
-                while waiting or data:
-                    out = bytes(waiting) + data
-                    waiting.clear()
-                    data = b""
-                    await self.secured_conn.write(out)
-        if stall.cancelled_caught:
-            with trio.CancelScope(shield=True):
-                await self._cleanup_on_error()
-            raise ConnectionClosedError(f"the peer took nothing for {WRITE_STALL_S:g} s")
+    def add(self, raw: Any) -> Any | None:
+        """Adds a raw connection; returns the one that has to give way, or None."""
+        remote = raw.get_remote_address()
+        self._waiting[raw] = remote[0] if remote else ""
+        if len(self._waiting) <= HANDSHAKES_MAX:
+            return None
+        (busiest, _), *_ = Counter(self._waiting.values()).most_common(1)
+        oldest = next(each for each, host in self._waiting.items() if host == busiest)
+        self.remove(oldest)
+        return oldest
 
-    Yamux._write_frame = write_frame
-
-
-def fix_read_cancellation() -> None:
-    """A cancelled read loses bytes (yamux.py, `YamuxStream.read`: the window update after the bytes were taken).
-
-    Here the update is shielded, and its failure is left to the next read: these bytes did arrive.
-    Upstream: "Cancelling YamuxStream.read() in its window update drops data that was already taken from the buffer."
-    """
-    stock = YamuxStream._auto_tune_and_send_window_update
-
-    async def tune(self: YamuxStream, *, bytes_read: int = 0) -> None:
-        with trio.CancelScope(shield=True):
-            try:
-                await stock(self, bytes_read=bytes_read)
-            except (ConnectionClosedError, OSError, MuxedStreamError) as error:
-                log.debug("window update: %s", error)
-
-    YamuxStream._auto_tune_and_send_window_update = tune
-
-
-def fix_open_cancellation() -> None:
-    """A cancelled open leaks one of 256 stream slots for the life of the connection (yamux.py, `Yamux.open_stream`).
-
-    Here only the wait for a slot can be cancelled; the SYN that follows is shielded and bounded by the write stall.
-    Upstream: "Yamux.open_stream() leaks its backlog slot when it is cancelled while it sends SYN."
-    """
-    stock = Yamux.open_stream
-
-    async def open_stream(self: Yamux) -> YamuxStream:
-        await self.stream_backlog_semaphore.acquire()
-        self.stream_backlog_semaphore.release()
-        with trio.CancelScope(shield=True):
-            stream: YamuxStream = await stock(self)
-        return stream
-
-    Yamux.open_stream = open_stream
-
-
-def fix_window_stall() -> None:
-    """A reader that pauses for 5 s loses its stream, and is not told (yamux.py:280, `YamuxStream.write`).
-
-    The stock write raises after 5 s without window and sends no RST, so the reader waits for ever. Here write waits two
-    minutes, and then resets the stream. It also takes neither of the two locks for each frame.
-    Upstream: "YamuxStream.write() gives up after 5 s of zero window and leaves the peer's read hanging."
-    """
-
-    async def write(self: YamuxStream, data: bytes) -> None:
-        view, sent = memoryview(data), 0
-        frame_max = yamux.MAX_MESSAGE_SIZE - yamux.HEADER_SIZE
-        if self.send_closed:
-            raise MuxedStreamError("the stream is closed for sending")
-        while sent < len(view):
-            if self.send_window <= 0:
-                await _window(self)
-            _check_open(self)
-            size = min(self.send_window, frame_max, len(view) - sent)
-            self.send_window -= size  # no checkpoint since it was read
-            header = struct.pack(yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_DATA, 0, self.stream_id, size)
-            await self.conn._write_frame(header + view[sent : sent + size])
-            sent += size
-
-    YamuxStream.write = write
-
-
-async def _window(stream: YamuxStream) -> None:
-    give_up_at = trio.current_time() + WINDOW_STALL_S
-    pause, pause_max = WINDOW_POLL_S
-    while stream.send_window <= 0:
-        _check_open(stream)
-        if trio.current_time() >= give_up_at:
-            await stream.reset()
-            raise MuxedStreamError(f"the reader took nothing for {WINDOW_STALL_S:g} s")
-        await trio.sleep(pause)
-        pause = min(pause * 2, pause_max)
-
-
-def _check_open(stream: YamuxStream) -> None:
-    if stream.reset_received:
-        raise MuxedStreamReset("the stream was reset")
-    if stream.closed or stream.send_closed:
-        raise MuxedStreamError("the stream is closed")
+    def remove(self, raw: Any) -> None:
+        """This one is upgraded, or closed."""
+        self._waiting.pop(raw, None)
 
 
 def fix_inbound_limiter() -> None:
     """A host accepts 250 connections in its whole life (network/swarm.py:1982-2059).
 
-    The limiter's token is held until the swarm ends, not the connection: all after 250 are refused. Here
-    the handler waits for its own connection to close.
+    The limiter's token is held until the swarm ends, not the connection: all after 250 are refused. And connections
+    that say nothing hold a token for 10 s, so that a few hundred of them keep everybody out. Here the handler waits for
+    its own connection to close, and what is not yet upgraded has its own limit, which newcomers pass.
     Upstream: "Swarm._inbound_limiter is never released before shutdown: after 250 inbound connections no more get in."
     """
 
-    async def handle(self: Any, raw: Any, address: Any, _failure: Any) -> None:
+    async def handle(self: Any, raw: Any, address: Any) -> None:
+        handshakes = self.__dict__.setdefault("_handshakes", Handshakes())
+        displaced = handshakes.add(raw)
+        if displaced is not None:
+            await _close_quietly(displaced)
         try:
             remote = self._build_remote_multiaddr(raw)
             if remote is not None and not await self.connection_gate.is_allowed(remote):
-                await raw.close()
-                return
+                raise SwarmException("not allowed by the connection gate")
             muxed = await self.upgrade_inbound_raw_conn(RawConnection(raw, False), address)
+            handshakes.remove(raw)
             await muxed.event_closed.wait()
         except Exception as error:
             # Whatever a stranger's handshake provokes in libp2p ends that connection and nothing else.
             log.debug("inbound connection: %r", error)
+        finally:
+            handshakes.remove(raw)
             await _close_quietly(raw)
 
-    swarm.Swarm._do_handle_inbound_connection = handle
+    replace(swarm.Swarm, "_handle_inbound_connection", handle)
 
 
 async def _close_quietly(raw: Any) -> None:
@@ -221,7 +137,7 @@ def fix_dial_delay() -> None:
     Here it is 10 ms: a connection takes 10 ms instead of 251.
     Upstream: "dial_peer() waits _HAPPY_EYEBALLS_DELAY before the first address."
     """
-    swarm._HAPPY_EYEBALLS_DELAY = 0.01
+    replace(swarm, "_HAPPY_EYEBALLS_DELAY", 0.01)
 
 
 def fix_read_exactly() -> None:
@@ -231,8 +147,7 @@ def fix_read_exactly() -> None:
     replaced, because other modules imported the function by name.
     Upstream: "read_exactly() fails after 100 partial reads: connections die on links with small segments."
     """
-    io_utils.read_exactly.__code__ = _read_exactly.__code__
-    io_utils.__dict__.setdefault("IncompleteReadError", IncompleteReadError)
+    replace_code(io_utils.read_exactly, _read_exactly)
 
 
 async def _read_exactly(reader: Any, n: int, retry_count: int = 100) -> bytes:
@@ -247,13 +162,55 @@ async def _read_exactly(reader: Any, n: int, retry_count: int = 100) -> bytes:
     return bytes(buffer)
 
 
+def fix_negotiation_length() -> None:
+    """A protocol negotiation buffers whatever length a stranger names (protocol_muxer/multiselect_communicator.py).
+
+    Before a connection is even encrypted, 10 s of a full line end in memory. Here a line has at most 1 KiB.
+    Upstream: "multistream-select reads messages of any announced length into memory."
+    """
+
+    async def read_line(reader: Any) -> bytes:
+        try:
+            line = await read_varint_prefixed_bytes_limited(reader, NEGOTIATION_LINE_BYTES_MAX)
+            line.decode()
+        except (MessageTooLarge, ValueError) as error:
+            raise ParseError(f"not a protocol negotiation: {error}") from None
+        if not line.endswith(b"\n"):
+            raise ParseError("not a protocol negotiation: no line end")
+        return line[:-1]
+
+    replace(multiselect_communicator, "read_delim", read_line)
+
+
+def limit_kad_stores() -> None:
+    """A stranger can fill the DHT's memory (kad_dht/provider_store.py:579: any number of keys; 50,000 values of 1 MiB).
+
+    Here a peer keeps 8,192 keys, the oldest give way, and 4,096 values, which our validator keeps under 16 KiB.
+    Upstream: "ProviderStore has no limit on the number of keys."
+    """
+    stock = kad_provider_store.ProviderStore.add_provider
+
+    def add_provider(self: Any, key: bytes, provider: Any) -> None:
+        if len(key) > protocols.KAD_KEY_BYTES_MAX:
+            return
+        if key not in self.providers and len(self.providers) >= KAD_KEYS_MAX:
+            oldest = next((each for each in self.providers if each not in self.providing_keys), None)
+            if oldest is None:
+                return
+            del self.providers[oldest]
+        stock(self, key, provider)
+
+    replace(kad_provider_store.ProviderStore, "add_provider", add_provider)
+    replace(kad_value_store, "MAX_VALUE_STORE_SIZE", protocols.DIRECTORY_PEERS_MAX)
+
+
 def set_kad_protocol(protocol: str) -> None:
     """`KadDHT(protocol_prefix=)` changes nothing on the wire (kad_dht/kad_dht.py:340): the id is copied to 5 modules.
 
     Upstream: "KadDHT ignores protocol_prefix: two private DHTs cannot be kept apart."
     """
     for module in (kad_common, kad_dht, kad_peer_routing, kad_value_store, kad_provider_store):
-        module.PROTOCOL_ID = TProtocol(protocol)
+        replace(module, "PROTOCOL_ID", TProtocol(protocol))
 
 
 # For each host, after it was made.
@@ -284,6 +241,31 @@ async def _reset_quietly(stream: Any) -> None:
     except Exception as error:
         # The stream is of a broken connection; libp2p raises several unrelated types for that.
         log.debug("reset: %r", error)
+
+
+def stop_auto_connect(host: Any) -> None:
+    """A host dials every address that it ever heard of (network/auto_connector.py:283, also with all watermarks 0).
+
+    With each connection that it loses it tries for half of `high_watermark`: a small network becomes a full mesh, and
+    strangers choose whom we dial. Here it dials only when asked.
+    Upstream: "The auto-connector cannot be turned off: low_watermark=0 still aims at high_watermark / 2."
+    """
+
+    async def connect_nobody() -> None:
+        await trio.lowlevel.checkpoint()
+
+    host.get_network().auto_connector.maybe_connect = connect_nobody
+
+
+def drop_resource_manager(host: Any) -> None:
+    """A dial that is cancelled leaks a connection in the resource manager (network/swarm.py:1064, `pre_scope`).
+
+    The scope is released after an `await` that is itself cancelled: after some hundred timeouts every connection is
+    "denied by resource manager". Here there is none: the swarm limits connections by itself, and `fix_stream_flood` and
+    our handlers limit streams.
+    Upstream: "Cancelling a dial leaks its pre-upgrade scope in the ResourceManager."
+    """
+    host.get_network().set_resource_manager(None)
 
 
 class Suspects:
@@ -330,11 +312,12 @@ def bound_new_stream(host: Any, timeout_s: float) -> Suspects:
 
 
 def limit_kad_streams(dht: Any, host: Any, protocol: str) -> None:
-    """12 idle streams of one client starve a DHT server for everybody (kad_dht.py: a limiter, no read timeout).
+    """12 idle streams of one client starve a DHT server for everybody (kad_dht.py:323: a limiter, no read timeout).
 
-    Here one peer has at most 6 at once, each for 30 s.
+    Here one peer has at most 6 at once, everybody together 256, each for 10 s.
     Upstream: "A single peer can exhaust kad-dht's inbound stream limiter with idle streams."
     """
+    dht._inbound_limiter = trio.CapacityLimiter(KAD_STREAMS_MAX)
     open_streams: Counter[Any] = Counter()
 
     async def limited(stream: Any) -> None:
@@ -344,7 +327,7 @@ def limit_kad_streams(dht: Any, host: Any, protocol: str) -> None:
             return
         open_streams[peer] += 1
         try:
-            with trio.move_on_after(30) as patience:
+            with trio.move_on_after(KAD_STREAM_S) as patience:
                 await dht.handle_stream(stream)
             if patience.cancelled_caught:
                 await _reset_quietly(stream)
@@ -363,7 +346,8 @@ async def kill_connection(connection: Any) -> None:
     """
     muxed = connection.muxed_conn
     with trio.CancelScope(shield=True, deadline=trio.current_time() + 2):
-        await (muxed._cleanup_on_error() if isinstance(muxed, Yamux) else connection.close())
+        connection.swarm.remove_conn(connection)
+        await muxed._cleanup_on_error()
 
 
 async def close_host(host: Any, timeout_s: float) -> None:
@@ -373,15 +357,3 @@ async def close_host(host: Any, timeout_s: float) -> None:
     """
     with trio.CancelScope(shield=True, deadline=trio.current_time() + timeout_s):
         await host.close()
-
-
-STOCK: dict[str, Any] = {
-    "write_frame": Yamux._write_frame,
-    "open_stream": Yamux.open_stream,
-    "stream_write": YamuxStream.write,
-    "tune": YamuxStream._auto_tune_and_send_window_update,
-    "handle_inbound": swarm.Swarm._do_handle_inbound_connection,
-}
-"""The stock functions, for the tests that show the faults."""
-
-_stock_read_exactly: CodeType = io_utils.read_exactly.__code__

@@ -106,7 +106,10 @@ class MemoryStream:
 
     async def close(self) -> None:
         self._out.ended = True
-        self._out.notify()
+        self._in.broken = True
+        self._in.data.clear()
+        for pipe in (self._out, self._in):
+            pipe.notify()
         self._owner.forget(self)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -198,6 +201,8 @@ class MemoryNetwork:
     async def connect(self, address: str) -> str:
         peer = address.rpartition("/p2p/")[2]
         await trio.sleep(self.hub.latency_s)
+        if address != self.hub.address(peer):
+            raise PeerUnreachable(f"{peer} is not at {address}")
         self._link(peer)
         self._known.add(peer)
         return peer
