@@ -44,7 +44,7 @@ def load_settings(kind: type[S], program: str, path: Path, *, required: bool) ->
     _refuse_unknown(kind, prefix, os.environ)
 
     def sources(
-        cls: type[BaseSettings], _: type[BaseSettings], **__: PydanticBaseSettingsSource
+        cls: type[Any], _: type[BaseSettings], /, **__: PydanticBaseSettingsSource
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         environment = EnvSettingsSource(cls, env_prefix=prefix, env_nested_delimiter="__")
         return environment, TomlConfigSettingsSource(cls, path)
