@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import email
 import os
 import re
@@ -12,6 +13,7 @@ import tomllib
 import zipfile
 from configparser import ConfigParser
 from email.message import Message
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +146,38 @@ def test_every_dependency_is_pinned(line: str) -> None:
 
     assert canonicalize_name(wanted.name) in pins
     assert wanted.specifier.contains(Version(pins[canonicalize_name(wanted.name)]))
+
+
+EXTRAS = {"cxp2p": (), "cxp2p_node": ("node",), "cxp2p_gateway": ("gateway",)}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_import_is_a_dependency(package: str) -> None:
+    """What a package imports is named in pyproject.toml: by the library always, by a program in its extra."""
+    lines = [
+        *PROJECT["dependencies"],
+        *(line for name in EXTRAS[package] for line in PROJECT["optional-dependencies"][name]),
+    ]
+    named = {canonicalize_name(Requirement(line).name) for line in lines} | {"cxp2p"}
+    distributions = packages_distributions()
+    missing = {
+        (top, path.name)
+        for path in (ROOT / PACKAGES[package]).rglob("*.py")
+        for top in imported(path)
+        if top not in sys.stdlib_module_names
+        and top not in PACKAGES
+        and not {canonicalize_name(name) for name in distributions.get(top, [])} & named
+    }
+
+    assert not missing
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names of everything that a module imports, wherever it does."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add((node.module or "").partition(".")[0])
+    return found
