@@ -53,7 +53,7 @@ format: $(INSTALLED)
 
 # What .venv holds now becomes what everybody gets.
 constraints: $(INSTALLED)
-	$(PYTHON_IN_VENV) -m pip freeze --exclude cxp2p --exclude pip --exclude setuptools \
+	$(PYTHON_IN_VENV) -m pip freeze --all --exclude cxp2p --exclude setuptools \
 		| sed '/ @ /d; s/.*/\L&/; s/_/-/g' | LC_ALL=C sort >constraints.txt.new
 	mv constraints.txt.new constraints.txt
 	touch $(INSTALLED)
