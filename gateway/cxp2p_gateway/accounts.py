@@ -63,7 +63,7 @@ def _kept(made: NewKey, account: str, wall_ms: int) -> Key:
 
 
 class Accounts:
-    """Recognises callers. A key that proved right is remembered, so that a request needs no disk; a wrong one never is."""
+    """Recognises callers. Keys that proved right are remembered: a request needs no disk. Wrong ones never are."""
 
     def __init__(self, store: Store, wall_ms: Callable[[], int], rule: UserIdRule = UserIdRule.MATCH) -> None:
         self._store = store
