@@ -85,7 +85,7 @@ PLANTED = [
     (tidy.limits_have_units_and_reasons, "cxp2p/protocols.py", "PEERS_MAX: Final = 7", "PEERS_MAX needs a unit"),
     (tidy.public_names_have_docstrings, PURE_FILE, "def rank(): ...", "rank is public and has no docstring"),
     (tidy.public_names_have_docstrings, PURE_FILE, "class Rank: ...", "Rank is public and has no docstring"),
-    (tidy.tests_say_their_truth, "tests/test_x.py", "async def test_it(): ...", "test_it does not say"),
+    (tidy.tests_say_their_truth, "tests/test_x.py", "async def test_it_all_right(): ...", "does not say what is true"),
 ]
 
 
@@ -99,6 +99,7 @@ def test_a_planted_fault_is_found(rule: Rule, path: str, source: str, fault: str
 
 
 ALLOWED = [
+    (tidy.tests_say_their_truth, "tests/test_x.py", "def test_a_lost_lane_is_closed(): ..."),
     (tidy.imports_point_down, "cxp2p/errors.py", "if TYPE_CHECKING:\n    from cxp2p.records import Offer"),
     (tidy.imports_point_down, "cxp2p/receipts.py", "from cxp2p import protocols\nfrom cxp2p.merkle import merkle_root"),
     (tidy.programs_meet_on_the_wire, GATEWAY_FILE, "from cxp2p.client import Net"),

@@ -172,6 +172,7 @@ def test_one_process_fetches_and_the_other_waits(index: Index, entry: CatalogEnt
 
 
 def test_remove(index: Index, entry: CatalogEntry, tmp_path: Path) -> None:
+    """A model is removed once, with everything that was beside it."""
     store = Store(tmp_path)
     store.pull(entry, quiet)
     assert store.remove(entry)
@@ -194,6 +195,7 @@ def test_names_and_files_of_the_catalogue_are_distinct(tmp_path: Path) -> None:
 
 
 def test_the_commands(index: Index, entry: CatalogEntry, tmp_path: Path) -> None:
+    """`models pull`, `list` and `rm` say what they did, in words and in JSON."""
     run, where = CliRunner(), ["--models-path", str(tmp_path)]
     pulled = run.invoke(command, ["pull", "tiny", "--json", *where])
     assert pulled.exit_code == 0, pulled.output

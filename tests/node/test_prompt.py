@@ -17,6 +17,7 @@ def template(source: str) -> ChatTemplate:
 
 
 def test_chatml() -> None:
+    """Without a template of its own a model gets ChatML, where a developer is a system."""
     turns = (Message(role=Role.DEVELOPER, content="Be brief."), *HELLO)
     assert template(CHATML).render(turns) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"

@@ -119,6 +119,7 @@ def test_prompts_are_cut_so_that_steps_stay_near_their_goal() -> None:
 
 @given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)))
 def test_common_prefix(left: list[int], right: list[int]) -> None:
+    """The common prefix is common, and cannot be longer."""
     size = common_prefix(left, right)
     assert left[:size] == right[:size]
     assert left[size : size + 1] != right[size : size + 1] or size == min(len(left), len(right))
