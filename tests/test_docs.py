@@ -119,6 +119,19 @@ def test_endings_are_listed() -> None:
 # What is anywhere else.
 
 
+FOLDERS = {"net/": "cxp2p/net", "cxp2p_node": "node/cxp2p_node", "cxp2p_gateway": "gateway/cxp2p_gateway"}
+
+
+@pytest.mark.parametrize(("modules", "keeps"), page("cxp2p/ARCHITECTURE.md").table("module", "what it keeps"))
+def test_the_modules_of_the_architecture_exist(modules: str, keeps: str) -> None:
+    """Every module that ARCHITECTURE.md places is there."""
+    folder = ROOT / FOLDERS.get(modules, "cxp2p")
+    listed = re.findall(r"`(\w+)/?`", keeps) if modules in FOLDERS else names(modules)
+
+    assert len(listed) > 1
+    assert [name for name in listed if not (folder / f"{name}.py").exists() and not (folder / name).is_dir()] == []
+
+
 @pytest.mark.parametrize("each", PAGES, ids=where)
 def test_links_resolve(each: Page) -> None:
     """A link to a file of the tree leads to one, and its anchor to a heading."""
