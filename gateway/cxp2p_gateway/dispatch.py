@@ -1,0 +1,223 @@
+"""From a caller's job to a node and back, with the money: hold, job, receipt, post."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import trio
+
+from cxp2p.client import Emit, Net, Outcome, Settlement
+from cxp2p.errors import JobFailed, NoNode, RemoteProtocolError
+from cxp2p.identity import Kind, open_envelope
+from cxp2p.net.tasks import background
+from cxp2p.records import ChatJob, Countersign, FailureCode, Order, Receipt
+from cxp2p.wire import decode
+from cxp2p_gateway.asking import Caller, ModelCard, Overloaded
+from cxp2p_gateway.listing import KnownModels, cards, live
+from cxp2p_gateway.store import Generation, Store, StoreError
+
+log = logging.getLogger("cxp2p.dispatch")
+
+R = TypeVar("R")
+
+HOLD_GRACE_MS: Final = 120_000  # after a job's deadline: a hold that is still open then was forgotten, which is a bug
+HOLD_LIFE_S_MAX: Final = 86_400.0
+UPKEEP_S: Final = 5.0
+CARDS_FRESH_S: Final = 1.0  # as often as nodes beat
+GENERATION_LENGTH_MAX: Final = 128  # of an id that a client asks for; ours have 35 characters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchOptions:
+    """`jobs_max` at once in the gateway; over it callers are told to come back after `retry_after_s`.
+
+    A gateway that started less than `young_s` ago waits up to `patience_s` for a first node that offers the model;
+    later it knows the network, and says no at once.
+    """
+
+    jobs_max: int = 256
+    retry_after_s: float = 2.0
+    young_s: float = 20.0
+    patience_s: float = 5.0
+
+
+class JobBooks:
+    """The `Books` of one job: its orders are held, posted and voided in the store, on its caller's account."""
+
+    def __init__(
+        self, store: Store, caller: Caller, generation: str, wall_ms: Callable[[], int], life_s: float
+    ) -> None:
+        self._store = store
+        self._caller = caller
+        self._generation = generation
+        self._wall_ms = wall_ms
+        self._expires_at_ms = wall_ms() + round(min(life_s, HOLD_LIFE_S_MAX) * 1000) + HOLD_GRACE_MS
+
+    async def reserve(self, order: Order, envelope: bytes) -> None:
+        """Holds the most that the order may cost. Raises InsufficientCredit."""
+        await self._store.reserve(order.order_id.hex(), self._caller.account, order.max_charge, self._expires_at_ms)
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Posts the countersigned charge to the node's account, and keeps what was signed."""
+        order, agreed = settlement.order, settlement.countersign
+        await self._store.settle(
+            Generation(
+                order_id=order.order_id.hex(),
+                id=self._generation,
+                account=self._caller.account,
+                key=self._caller.key,
+                model=order.model,
+                node=order.node,
+                charge=agreed.charge,
+                in_units=agreed.in_units,
+                out_units=agreed.out_units,
+                finish=settlement.receipt.finish.value,
+                created_at_ms=self._wall_ms(),
+                order_envelope=settlement.order_envelope,
+                receipt_envelope=settlement.receipt_envelope,
+                countersign_envelope=settlement.countersign_envelope,
+            )
+        )
+
+    async def void(self, order: Order, reason: str) -> None:
+        """Gives the hold back."""
+        log.debug("order %s is void: %s", order.order_id.hex(), reason)
+        await self._store.void(order.order_id.hex())
+
+
+class Dispatch:
+    """Does callers' jobs over a `Net`, and tells what the network offers. Make one with `open_dispatch`."""
+
+    def __init__(
+        self,
+        net: Net,
+        store: Store,
+        wall_ms: Callable[[], int],
+        options: DispatchOptions | None = None,
+        catalogue: Collection[str] = (),
+    ) -> None:
+        self.running = 0
+        self._net = net
+        self._store = store
+        self._wall_ms = wall_ms
+        self._options = options or DispatchOptions()
+        self._known = KnownModels(catalogue)
+        self._opened_at = trio.current_time()
+        self._cards: tuple[ModelCard, ...] = ()
+        self._cards_until = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"<Dispatch {self.running} jobs of {self._options.jobs_max}>"
+
+    # Jobs.
+
+    async def run(self, caller: Caller, generation: str, job: ChatJob, emit: Emit, *, deadline_s: float) -> Outcome:
+        """Does one job on the caller's account; see `Door.run`. Raises what it says there, and StoreError."""
+        if self.running >= self._options.jobs_max:
+            raise Overloaded(self._options.retry_after_s)
+        self.running += 1
+        try:
+            ends_at = trio.current_time() + deadline_s
+            await self._await_first_node(job.model, deadline_s)
+            left_s = ends_at - trio.current_time()
+            books = JobBooks(self._store, caller, generation, self._wall_ms, left_s)
+            return await self._net.run(job, emit, books, deadline_s=left_s)
+        finally:
+            self.running -= 1
+
+    async def _await_first_node(self, model: str, deadline_s: float) -> None:
+        """While the gateway is young: waits until `model` is offered. Raises NoNode, or JobFailed at the deadline."""
+        if trio.current_time() >= self._opened_at + self._options.young_s:
+            return
+        try:
+            await self._net.find(model, min(self._options.patience_s, deadline_s))
+        except NoNode:
+            if deadline_s <= self._options.patience_s:
+                raise JobFailed(FailureCode.TIMEOUT, f"no node was found in {deadline_s:g} s") from None
+            raise
+
+    async def receipt(self, caller: Caller, generation: str) -> Settlement | None:
+        """What was signed for one of the caller's generations, from disk; None for others' and unknown ones.
+
+        Raises StoreError if what is kept there no longer verifies.
+        """
+        if len(generation) > GENERATION_LENGTH_MAX or not generation.isascii():
+            return None
+        kept = await self._store.generation(caller.account, generation)
+        return _settlement(kept) if kept else None
+
+    # What there is.
+
+    def models(self) -> tuple[ModelCard, ...]:
+        """What live nodes offer, by name; up to a second old."""
+        if trio.current_time() >= self._cards_until:
+            self._note_models()
+        return self._cards
+
+    def knows(self, model: str) -> bool:
+        """Whether the catalogue or the network has ever named this model, as far as this gateway remembers."""
+        return model in self._known or any(
+            capability.model == model for entry in self._net.offers() for capability in entry.offer.capabilities
+        )
+
+    def ready(self) -> bool:
+        """Whether at least one live node is known."""
+        return bool(live(self._net.offers(), self._wall_ms(), trio.current_time()))
+
+    def _note_models(self) -> None:
+        wall_ms, now = self._wall_ms(), trio.current_time()
+        entries = live(self._net.offers(), wall_ms, now)
+        self._known.see(entries, wall_ms)
+        self._cards = cards(entries, self._known.since_s)
+        self._cards_until = now + CARDS_FRESH_S
+
+    # Upkeep.
+
+    async def keep(self) -> None:
+        """Notes the models that come and go, and ends overdue holds; ends only by cancellation."""
+        while True:
+            self._note_models()
+            try:
+                overdue = await self._store.expire()
+                if overdue:
+                    log.error("%d holds were never ended by their jobs and have expired; please report this", overdue)
+            except StoreError as error:
+                log.warning("overdue holds wait: %s", error)
+            await trio.sleep(UPKEEP_S)
+
+
+@asynccontextmanager
+async def open_dispatch(
+    net: Net,
+    store: Store,
+    wall_ms: Callable[[], int],
+    options: DispatchOptions | None = None,
+    catalogue: Collection[str] = (),
+) -> AsyncIterator[Dispatch]:
+    """A dispatch that is kept up for as long as the block runs. `catalogue`: models that are known from the start."""
+    dispatch = Dispatch(net, store, wall_ms, options, catalogue)
+    async with background() as nursery:
+        nursery.start_soon(dispatch.keep)
+        yield dispatch
+
+
+def _settlement(kept: Generation) -> Settlement:
+    try:
+        return Settlement(
+            order=_opened(Kind.ORDER, Order, kept.order_envelope),
+            order_envelope=kept.order_envelope,
+            receipt=_opened(Kind.RECEIPT, Receipt, kept.receipt_envelope),
+            receipt_envelope=kept.receipt_envelope,
+            countersign=_opened(Kind.COUNTERSIGN, Countersign, kept.countersign_envelope),
+            countersign_envelope=kept.countersign_envelope,
+        )
+    except RemoteProtocolError as error:
+        raise StoreError(f"what the database keeps of {kept.id} is no longer what was signed: {error}") from None
+
+
+def _opened(kind: Kind, record: type[R], envelope: bytes) -> R:
+    return decode(record, open_envelope(kind, envelope).body)

@@ -1,0 +1,113 @@
+"""A gateway's dispatch in a small network in memory, with a disk that a test can fill or stop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import trio
+
+from cxp2p.client import Net, Outcome
+from cxp2p.ledger import Hold
+from cxp2p.records import Piece
+from cxp2p_gateway.asking import Caller
+from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
+from cxp2p_gateway.store import Store, StoreError, Tables
+from cxp2p_gateway.store.memory import MemoryTables
+from worlds import World, chat_job, world
+
+T = TypeVar("T")
+
+CREDIT = 1_000_000
+CALLER = Caller(account="user_1", key="key-1")
+OTHER = Caller(account="user_2", key="key-2")
+
+
+@dataclass
+class Disk:
+    """A store in memory that can be full, or keep everybody waiting."""
+
+    tables: MemoryTables = field(default_factory=MemoryTables)
+    full: bool = False
+    slow: trio.Event | None = None
+
+    async def __call__(self, act: Callable[[Tables], T], /) -> T:
+        await trio.lowlevel.checkpoint()
+        with trio.CancelScope(shield=True):
+            if self.slow is not None:
+                await self.slow.wait()
+        if self.full:
+            raise StoreError("the disk is full")
+        return act(self.tables)
+
+
+@dataclass
+class Gateway:
+    """A dispatch, and what stands behind it."""
+
+    dispatch: Dispatch
+    net: Net
+    store: Store
+    disk: Disk
+    texts: list[str] = field(default_factory=list)
+
+    async def ask(
+        self,
+        text: str = "one two three",
+        generation: str = "chatcmpl-1",
+        *,
+        caller: Caller = CALLER,
+        model: str = "echo",
+        deadline_s: float = 600.0,
+    ) -> Outcome:
+        job = chat_job(text, model=model)
+        return await self.dispatch.run(caller, generation, job, self.take, deadline_s=deadline_s)
+
+    async def take(self, piece: Piece) -> None:
+        self.texts.append(piece.text)
+        await trio.lowlevel.checkpoint()
+
+    @property
+    def holds(self) -> list[Hold]:
+        return list(self.disk.tables.holds.values())
+
+    def held(self, account: str = "user_1") -> int:
+        return self.disk.tables.account(account).held
+
+    def balance(self, account: str = "user_1") -> int:
+        return self.disk.tables.account(account).balance
+
+    async def live(self, nodes: int) -> None:
+        """Until so many nodes are known to be live."""
+        with trio.fail_after(60):
+            await self.net.discovery.until(lambda: len(self._beating()) >= nodes)
+
+    def _beating(self) -> list[str]:
+        return [each.offer.peer for each in self.net.offers() if each.alive_until > trio.current_time()]
+
+
+async def open_gate(here: World, *, credit: int = CREDIT, options: DispatchOptions | None = None) -> Gateway:
+    """A gateway in a world; when the world ends its books must be right, without an open hold."""
+    net, disk = await here.asker(), Disk()
+    store = Store(disk, here.wall_ms)
+    for caller in (CALLER, OTHER):
+        await store.grant(f"grant-{caller.account}", caller.account, credit)
+
+    async def check() -> None:
+        assert await store.audit() == ()
+        assert not disk.tables.open_holds()
+
+    here.stack.push_async_callback(check)
+    running = open_dispatch(net, store, here.wall_ms, options, ["from the catalogue"])
+    return Gateway(await here.stack.enter_async_context(running), net, store, disk)
+
+
+@asynccontextmanager
+async def gateway(
+    *, credit: int = CREDIT, options: DispatchOptions | None = None
+) -> AsyncIterator[tuple[World, Gateway]]:
+    """A world with one gateway."""
+    async with world() as here:
+        yield here, await open_gate(here, credit=credit, options=options)
