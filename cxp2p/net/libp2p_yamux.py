@@ -94,6 +94,7 @@ def fix_write_cancellation() -> None:
             raise ConnectionClosedError("the connection is closed")
         if len(outbox.frames) > CONTROL_BYTES_MAX:
             await _drop(self, "the peer asks and does not read")
+            raise ConnectionClosedError("the connection is closed: the peer asks and does not read")
         outbox.put(data)
         if data[1] == yamux.TYPE_GO_AWAY:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_WORDS_S):
@@ -120,22 +121,20 @@ async def _empty(connection: Any) -> None:
             outbox.filled = trio.Event()
             await outbox.filled.wait()
             continue
-        stall = trio.CancelScope(deadline=trio.current_time() + WRITE_STALL_S)
         try:
-            with stall:
+            with trio.fail_after(WRITE_STALL_S):
                 await connection.secured_conn.write(data)
         except Exception as error:
             # Noise, the raw connection and the socket each raise their own; any of them means that it is lost.
-            await _drop(connection, str(error))
-        if stall.cancelled_caught:
-            await _drop(connection, f"the peer took nothing for {WRITE_STALL_S:g} s")
+            # It must not leave this task: the whole host would end.
+            await _drop(connection, repr(error))
+            return
 
 
 async def _drop(connection: Any, reason: str) -> None:
+    log.debug("dropping the connection to %s: %s", connection.peer_id, reason)
     with trio.CancelScope(shield=True):
         await connection._cleanup_on_error()
-    log.debug("connection to %s: %s", connection.peer_id, reason)
-    raise ConnectionClosedError(reason)
 
 
 def fix_open_cancellation() -> None:
