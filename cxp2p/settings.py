@@ -27,6 +27,7 @@ from pydantic_settings import (
 )
 
 from cxp2p.errors import SettingsError
+from cxp2p.peer import default_config_path
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -92,6 +93,19 @@ def _explain(error: ValidationError, prefix: str, path: Path) -> str:
         source = variable if variable in os.environ else str(path)
         lines.append(f"{where}: {fault['msg']}{shown} (in {source})")
     return "; ".join(lines)
+
+
+def write_commented(kind: type[BaseModel], program: str, path: Path | None, *, force: bool) -> Path:
+    """Writes a commented settings file to `path`, or where the program looks for it. Raises SettingsError."""
+    path = path or default_config_path(program)
+    if path.exists() and not force:
+        raise SettingsError(f"{path} is there already; --force overwrites it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(render_commented(kind, program))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}") from None
+    return path
 
 
 def render_commented(kind: type[BaseModel], program: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -14,7 +17,7 @@ from cxp2p.net.tasks import sole
 from demo.asking import ask_plain, ask_streamed, wait_until_ready
 from demo.network import MODEL, DemoError, Network, network
 
-STATE = Path(".state/demo")
+STATE = Path(".state/demo").resolve()
 PORT = 8080
 
 
@@ -28,9 +31,17 @@ def main(ctx: click.Context) -> None:
 
 @main.command()
 @click.option("--port", default=PORT, show_default=True, help="Where the gateway listens; 0 takes a free port.")
-def up(port: int) -> None:
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, resolve_path=True),
+    default=STATE,
+    show_default=True,
+    help="Keys, books, logs.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say how to reach it as one line of JSON.")
+def up(port: int, state: Path, as_json: bool) -> None:
     """Start the same network and leave it running until Ctrl-C."""
-    _run(_up, port)
+    _run(_up, port, state, as_json)
 
 
 async def _demo() -> None:
@@ -47,35 +58,48 @@ async def _demo() -> None:
     click.echo("\nNext: `make up` leaves this network running and prints a key to use it with.")
 
 
-async def _up(port: int) -> None:
+async def _up(port: int, state: Path, as_json: bool) -> None:
     await _pull()
-    click.echo("starting one bootstrap peer, two nodes and a gateway ...")
-    async with network(STATE, port=_free(port)) as running:
-        await trio.to_thread.run_sync(wait_until_ready, running, 1)
-        _print_access(running)
+    click.echo("starting one bootstrap peer, two nodes and a gateway ...", err=as_json)
+    async with network(state, port=_free(port)) as running:
+        await trio.to_thread.run_sync(wait_until_ready, running, 2)
+        if as_json:
+            click.echo(json.dumps(_access(running)))
+        else:
+            _print_access(_access(running), state)
+        sys.stdout.flush()
         async with trio.open_nursery() as nursery:
             for program in (running.bootstrap, *running.nodes, running.gateway):
                 nursery.start_soon(_tell_end, program.name, program.process)
 
 
-def _print_access(running: Network) -> None:
-    key, user = running.credentials["api_key"], running.credentials["user_id"]
-    bootstrap = running.bootstrap.facts["ready"]["addresses"]
-    assert isinstance(bootstrap, list)
-    click.echo(f"""
-base URL   {running.base_url}
-API key    {key}
-user id    {user}
-bootstrap  {bootstrap[0]}
+def _access(running: Network) -> dict[str, object]:
+    """All that somebody needs to use the network, and to look at its processes."""
+    addresses = running.bootstrap.facts["ready"]["addresses"]
+    assert isinstance(addresses, list)
+    return {
+        "base_url": running.base_url,
+        **running.credentials,
+        "bootstrap": addresses[0],
+        "nodes": [{"peer": node.fact("ready", "peer"), "pid": node.process.pid} for node in running.nodes],
+        "gateway_pid": running.gateway.process.pid,
+    }
 
-curl -N {running.base_url}/chat/completions \\
-  -H "Authorization: Bearer {key}" \\
-  -H "X-User-Id: {user}" \\
+
+def _print_access(access: Mapping[str, object], state: Path) -> None:
+    click.echo(f"""
+base URL   {access["base_url"]}
+API key    {access["api_key"]}
+user id    {access["user_id"]}
+bootstrap  {access["bootstrap"]}
+
+curl -N {access["base_url"]}/chat/completions \\
+  -H "Authorization: Bearer {access["api_key"]}" \\
+  -H "X-User-Id: {access["user_id"]}" \\
   -H "Content-Type: application/json" \\
   -d '{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "Hello!"}}], "stream": true}}'
 
-Ctrl-C stops it. Logs are in {STATE / "logs"}.""")
-    sys.stdout.flush()
+Ctrl-C stops it. Logs are in {state / "logs"}.""")
 
 
 async def _tell_end(name: str, process: trio.Process) -> None:
@@ -85,7 +109,7 @@ async def _tell_end(name: str, process: trio.Process) -> None:
 
 async def _pull() -> None:
     """Fetches the model with the node's own command: a progress bar on a terminal, a second start does nothing."""
-    done = await trio.run_process([sys.executable, "-m", "cxp2p", "models", "pull", MODEL], check=False)
+    done = await trio.run_process([sys.executable, "-m", "cxp2p", "models", "pull", MODEL], stdout=2, check=False)
     if done.returncode:
         raise DemoError(f"the model {MODEL} could not be fetched")
 
@@ -102,6 +126,7 @@ def _free(port: int) -> int:
 
 
 def _run(main_: object, *arguments: object) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave nothing running, whoever ends this
     try:
         trio.run(main_, *arguments)  # type: ignore[arg-type]
     except KeyboardInterrupt:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,10 +135,43 @@ class Network:
         return self.gateway.fact("ready", "url") + "/api/v1"
 
 
+def stop_leftovers(state: Path) -> int:
+    """Ends the processes of an earlier network here whose starter was killed. Returns how many there were."""
+    stopped = 0
+    for command_line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = command_line.read_bytes().split(b"\0")
+        except OSError:  # it has just ended, or is not ours to look at
+            continue
+        of_here = any(word.startswith(os.fsencode(state) + b"/") for word in words)
+        if b"cxp2p" in words and of_here:
+            os.kill(int(command_line.parent.name), signal.SIGKILL)
+            stopped += 1
+    return stopped
+
+
 @asynccontextmanager
 async def network(state: Path, port: int) -> AsyncIterator[Network]:
-    """Bootstrap peer first, then both nodes and the gateway side by side."""
-    logs = state / "logs"
+    """Bootstrap peer first, then both nodes and the gateway side by side. `state` is absolute, for one network."""
+    with _claimed(state):
+        stop_leftovers(state)
+        async with _network(state, state / "logs", port) as running:
+            yield running
+
+
+@contextmanager
+def _claimed(state: Path) -> Iterator[None]:
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DemoError(f"a network runs in {state} already; stop it first") from None
+        yield
+
+
+@asynccontextmanager
+async def _network(state: Path, logs: Path, port: int) -> AsyncIterator[Network]:
     boot_arguments = ["bootstrap", "--listen", "/ip4/127.0.0.1/tcp/0", "--data", str(state / "bootstrap")]
     async with start("bootstrap peer", boot_arguments, logs / "bootstrap.log") as bootstrap:
         addresses = bootstrap.facts["ready"]["addresses"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import trio
@@ -24,7 +24,6 @@ from cxp2p_gateway.middleware import (
     Faults,
     Gate,
     Methods,
-    UserIdRule,
     encoded,
     send_json,
 )
@@ -33,19 +32,11 @@ from cxp2p_gateway.reading import BodyBudget
 BASES: Final = (Base.DOCUMENTED.value, Base.ALIAS.value)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpOptions:
-    """What an operator may turn."""
-
-    user_id: UserIdRule = UserIdRule.MATCH
-    patience: Patience = field(default_factory=Patience)
-
-
 class Front:
     """The HTTP front of one gateway, an ASGI app. `routes` are all there are; `closing` refuses new requests."""
 
-    def __init__(self, door: Door, options: HttpOptions, outside: Outside, closing: trio.Event) -> None:
-        self.routes = _routes(door, options, outside)
+    def __init__(self, door: Door, patience: Patience, outside: Outside, closing: trio.Event) -> None:
+        self.routes = _routes(door, patience, outside)
         self.outside = outside
         self.closing = closing
         self._app: ASGIApp = Accounted(Faults(Gate(self._router(), closing)), outside)
@@ -59,20 +50,20 @@ class Front:
 
 def make_app(
     door: Door,
-    options: HttpOptions | None = None,
+    patience: Patience | None = None,
     *,
     outside: Outside | None = None,
     closing: trio.Event | None = None,
 ) -> Front:
     """The HTTP front over `door`. `outside`: clock and chance; `closing`: set it to refuse what comes from then on."""
-    return Front(door, options or HttpOptions(), outside or Outside(), closing or trio.Event())
+    return Front(door, patience or Patience(), outside or Outside(), closing or trio.Event())
 
 
-def _routes(door: Door, options: HttpOptions, outside: Outside) -> list[Route]:
+def _routes(door: Door, patience: Patience, outside: Outside) -> list[Route]:
     def admitted(endpoint: Endpoint) -> Endpoint:
-        return Admitted(endpoint, door, options.user_id)
+        return Admitted(endpoint, door)
 
-    chat = ChatCompletions(door, outside, options.patience, BodyBudget())
+    chat = ChatCompletions(door, outside, patience, BodyBudget())
     alive = {"/health": Methods(GET=_health), "/ready": Methods(GET=_Ready(door))}
     served: dict[str, Methods] = {
         "/chat/completions": Methods(POST=admitted(chat)),

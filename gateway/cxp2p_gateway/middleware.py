@@ -6,7 +6,6 @@ import json
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from enum import Enum
 from typing import Final
 
 import trio
@@ -68,13 +67,6 @@ Endpoint = Callable[[Exchange, Scope, Receive, Send], Awaitable[None]]
 
 class ClientGone(Exception):
     """The client left before the request was whole, or before its answer was."""
-
-
-class UserIdRule(Enum):
-    """What to make of `X-User-Id`: if it is there it must match, or it must be there and match."""
-
-    MATCH = "match"
-    REQUIRE = "require"
 
 
 class Accounted:
@@ -185,10 +177,9 @@ class Methods:
 class Admitted:
     """Lets a request through to its endpoint only with a valid key, before any of its body is read."""
 
-    def __init__(self, endpoint: Endpoint, door: Door, rule: UserIdRule) -> None:
+    def __init__(self, endpoint: Endpoint, door: Door) -> None:
         self._endpoint = endpoint
         self._door = door
-        self._rule = rule
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         if sum(name.lower() == b"authorization" for name, _ in scope["headers"]) != 1:
@@ -197,8 +188,6 @@ class Admitted:
         if token is None:
             raise Fault(Condition.KEY_MISSING)
         user_id = exchange.headers.get("x-user-id") or None
-        if user_id is None and self._rule is UserIdRule.REQUIRE:
-            raise Fault(Condition.KEY_INVALID)
         exchange.caller = await self._door.authenticate(token, user_id)
         if exchange.caller is None:
             raise Fault(Condition.KEY_INVALID)

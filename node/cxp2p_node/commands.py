@@ -11,7 +11,7 @@ import trio
 from cxp2p.errors import CxError, SettingsError
 from cxp2p.peer import default_config_path, default_data_path
 from cxp2p.program import LOG_LEVELS, announce, fail, run, set_up_logging
-from cxp2p.settings import load_settings, render_commented
+from cxp2p.settings import load_settings, write_commented
 from cxp2p_node import catalog
 from cxp2p_node.app import fetch_models, open_node
 from cxp2p_node.catalog import CatalogEntry, look_up
@@ -85,15 +85,10 @@ def init(path: Path | None, force: bool) -> None:
     Example:
       cxp2p node init node.toml
     """
-    path = path or default_config_path("node")
-    if path.exists() and not force:
-        fail(SettingsError(f"{path} is there already; --force overwrites it"))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render_commented(NodeSettings, "node"))
-    except OSError as error:
-        fail(SettingsError(f"{path} cannot be written: {error.strerror}"))
-    click.echo(f"wrote {path}")
+        click.echo(f"wrote {write_commented(NodeSettings, 'node', path, force=force)}")
+    except SettingsError as error:
+        fail(error)
 
 
 _store_option = click.option(

@@ -26,7 +26,7 @@ from cxp2p.records import (
 )
 from cxp2p_gateway.asking import Caller, ModelCard
 from cxp2p_gateway.exchange import Outside
-from cxp2p_gateway.http import Front, HttpOptions, make_app
+from cxp2p_gateway.http import Front, make_app
 
 KEY = "sk-cx-0001 with spaces"
 OTHER_KEY = "sk-cx-0002"
@@ -220,9 +220,9 @@ def card(model: str = "smollm2:135m", **changes: Any) -> ModelCard:
     return ModelCard(**{**fields, **changes})
 
 
-def front(door: MemoryDoor, options: HttpOptions | None = None, seed: int = 1) -> Front:
+def front(door: MemoryDoor, patience: Patience | None = None, seed: int = 1) -> Front:
     """The real front over `door`, with a wall clock that stands still and ids from a seed."""
-    return make_app(door, options, outside=Outside(wall_ms=lambda: WALL_MS, rng=Random(seed)))
+    return make_app(door, patience, outside=Outside(wall_ms=lambda: WALL_MS, rng=Random(seed)))
 
 
 @dataclass

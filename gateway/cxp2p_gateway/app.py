@@ -1,0 +1,104 @@
+"""Puts a gateway together and runs it. The only place in this program that constructs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from cxp2p.client import Emit, Net, Outcome, Settlement, join, wall_ms
+from cxp2p.peer import default_data_path, open_peer
+from cxp2p.records import ChatJob
+from cxp2p_gateway.accounts import Accounts, FirstAccount, found_account
+from cxp2p_gateway.asking import Caller, ModelCard
+from cxp2p_gateway.chat import Patience
+from cxp2p_gateway.config import GatewaySettings, HttpSettings
+from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
+from cxp2p_gateway.http import Front, make_app
+from cxp2p_gateway.listener import serve_http
+from cxp2p_gateway.store import Store
+from cxp2p_gateway.store.sqlite import open_store
+
+
+class GatewayDoor:
+    """The `Door` of a running gateway: its accounts and its dispatch."""
+
+    def __init__(self, accounts: Accounts, dispatch: Dispatch) -> None:
+        self._accounts = accounts
+        self._dispatch = dispatch
+
+    async def authenticate(self, token: str, user_id: str | None) -> Caller | None:
+        return await self._accounts.authenticate(token, user_id)
+
+    def models(self) -> tuple[ModelCard, ...]:
+        return self._dispatch.models()
+
+    def knows(self, model: str) -> bool:
+        return self._dispatch.knows(model)
+
+    def ready(self) -> bool:
+        return self._dispatch.ready()
+
+    async def run(self, caller: Caller, generation: str, job: ChatJob, emit: Emit, *, deadline_s: float) -> Outcome:
+        return await self._dispatch.run(caller, generation, job, emit, deadline_s=deadline_s)
+
+    async def receipt(self, caller: Caller, generation: str) -> Settlement | None:
+        return await self._dispatch.receipt(caller, generation)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """A running gateway. `first`: the account that this start made, the only time its key is known."""
+
+    peer: str
+    url: str
+    first: FirstAccount | None
+    net: Net
+    store: Store
+    front: Front
+
+    def stop(self) -> None:
+        """Takes no more requests; those that run may end."""
+        self.front.closing.set()
+
+
+@asynccontextmanager
+async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
+    """A whole gateway from its settings: books first, then the network, then HTTP.
+
+    Leaving the block waits until the last answer is out if `stop` was called, and cuts them otherwise. Raises CxError:
+    SettingsError, StoreError, IdentityError, PeerUnreachable.
+    """
+    data_path = settings.data_path or default_data_path("gateway")
+    rng = random.SystemRandom()
+    async with (
+        open_store(data_path / "gateway.sqlite", wall_ms) as store,
+        open_peer(settings.peer, data_path) as (identity, network),
+        join(identity, network, rng) as net,
+        open_dispatch(net, store, wall_ms, DispatchOptions(jobs_max=settings.jobs.jobs_max)) as dispatch,
+    ):
+        first = await found_account(store, settings.accounts.credit, wall_ms(), rng)
+        accounts = Accounts(store, wall_ms, settings.accounts.user_id)
+        front = make_app(GatewayDoor(accounts, dispatch), _patience(settings.http))
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_http, front, settings.http.host, settings.http.port, grace_s=settings.http.grace_s)
+            port = await nursery.start(serve)
+            url = f"http://{_shown(settings.http.host)}:{port}"
+            yield Gateway(peer=identity.peer, url=url, first=first, net=net, store=store, front=front)
+            if not front.closing.is_set():
+                nursery.cancel_scope.cancel()
+
+
+def _patience(http: HttpSettings) -> Patience:
+    return Patience(hold_s=http.hold_s, keep_alive_s=http.keep_alive_s, deadline_s=http.deadline_s)
+
+
+def _shown(host: str) -> str:
+    """A host as it stands in a URL that works on this machine."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

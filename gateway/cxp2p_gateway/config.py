@@ -1,0 +1,67 @@
+"""What an operator may set. One TOML file; any field can be overridden as CXP2P_GATEWAY_<SECTION>__<FIELD>."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cxp2p.peer import PeerSettings
+from cxp2p_gateway.accounts import UserIdRule
+
+CREDIT = 100_000_000_000  # µcredits of the first account: it is the operator's own
+
+
+class GatewayPeerSettings(PeerSettings):
+    """A gateway asks and is never asked: nobody has to reach it, and it keeps no records for others."""
+
+    listen: tuple[str, ...] = Field(
+        ("/ip4/127.0.0.1/tcp/0",), description="Multiaddresses to listen on; port 0 takes a free one."
+    )
+    dht_server: bool = Field(False, description="Keep DHT records for others, as nodes do.")
+
+
+class HttpSettings(BaseModel):
+    """The OpenAI-style HTTP interface."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", min_length=1, description="Where to listen; 0.0.0.0 for all interfaces.")
+    port: int = Field(8080, ge=0, le=65_535, description="0 takes a free port.")
+    hold_s: float = Field(15.0, gt=0, le=600, description="How long an answer may wait for its first piece before 200.")
+    keep_alive_s: float = Field(15.0, gt=0, le=600, description="A comment is sent in silent streams this often.")
+    deadline_s: float = Field(600.0, gt=0, le=86_400, description="The longest that one job may take.")
+    grace_s: float = Field(30.0, ge=0, le=3600, description="On SIGTERM, how long running answers may take to finish.")
+
+
+class AccountSettings(BaseModel):
+    """Who may come in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    user_id: UserIdRule = Field(
+        UserIdRule.MATCH, description='X-User-Id: "match" takes requests without it, "require" does not.'
+    )
+    credit: int = Field(CREDIT, ge=0, le=2**62, description="µcredits that the account of the first start begins with.")
+
+
+class JobSettings(BaseModel):
+    """How much is done at once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    jobs_max: int = Field(256, ge=1, le=100_000, description="Jobs at once; more are told to come back.")
+
+
+class GatewaySettings(BaseModel):
+    """Everything a gateway can be told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data_path: Path | None = Field(None, description="Key and database; the system's data folder if not set.")
+    peer: GatewayPeerSettings = Field(
+        default_factory=GatewayPeerSettings, description="Who this peer is and how it meets others."
+    )
+    http: HttpSettings = Field(default_factory=HttpSettings, description="The OpenAI-style HTTP interface.")
+    accounts: AccountSettings = Field(default_factory=AccountSettings, description="Who may come in.")
+    jobs: JobSettings = Field(default_factory=JobSettings, description="How much is done at once.")
