@@ -208,6 +208,17 @@ async def test_a_model_is_known_as_soon_as_it_is_offered(autojump_clock: MockClo
         assert gate.dispatch.knows("new")
 
 
+async def test_a_model_that_nobody_listed_is_remembered(autojump_clock: MockClock) -> None:
+    """A node came and went, and its offer is forgotten: the model is out of reach, not unknown."""
+    async with gateway() as (here, gate):
+        await here.node(ScriptedEngine())
+        await gate.live(1)
+        await trio.sleep(10)
+        gate.net.discovery.directory._entries.clear()
+
+        assert gate.dispatch.knows("echo")
+
+
 # Upkeep.
 
 
@@ -254,6 +265,7 @@ async def test_over_the_store_on_disk(mock_clock: MockClock, tmp_path: Path) -> 
         async with open_store(path, here.wall_ms) as store, open_dispatch(net, store, here.wall_ms) as dispatch:
             for generation, outcome in outcomes.items():
                 assert await dispatch.receipt(CALLER, generation) == outcome.settlement
+            assert await dispatch.receipt(CALLER, "\ud800") is None
             assert len(outcomes) == 4
             assert (await store.balance(CALLER.account)).available == CREDIT - 4 * 9
             assert await store.audit() == ()

@@ -109,7 +109,7 @@ def test_known_models_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     known = KnownModels()
     honest = entry("honest", capability("m"))
     for turn in range(20):
-        known.see([entry("liar", *[capability(f"{turn}-{index}") for index in range(5)]), honest], turn)
+        known.see([entry("liar", *[capability(f"{turn}-{index}") for index in range(5)]), honest], turn * 1000)
 
     assert "m" in known
     assert known.since_s("m") == 0
