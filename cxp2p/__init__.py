@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-from cxp2p.client import Answer, Net, connect
-from cxp2p.errors import CxError, JobFailed, JobRefused, NoNode, PeerUnreachable
-from cxp2p.identity import Identity, load_identity, new_identity
-from cxp2p.records import Message, Role, Sampling
+if TYPE_CHECKING:
+    from cxp2p.client import Answer, Net, connect
+    from cxp2p.errors import CxError, JobFailed, JobRefused, NoNode, PeerUnreachable
+    from cxp2p.identity import Identity, load_identity, new_identity
+    from cxp2p.records import Message, Role, Sampling
 
 try:
     __version__ = version("cxp2p")
@@ -30,3 +33,18 @@ __all__ = [
     "load_identity",
     "new_identity",
 ]
+
+_HOMES = {
+    "cxp2p.client": ("Answer", "Net", "connect"),
+    "cxp2p.errors": ("CxError", "JobFailed", "JobRefused", "NoNode", "PeerUnreachable"),
+    "cxp2p.identity": ("Identity", "load_identity", "new_identity"),
+    "cxp2p.records": ("Message", "Role", "Sampling"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Imports what is asked for, when it is: libp2p takes half a second that a worker process should not pay."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'cxp2p' has no attribute {name!r}")
