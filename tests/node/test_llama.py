@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from cxp2p.errors import JobFailed, SettingsError
 from cxp2p.records import ChatJob, FailureCode, Finish, Message, Piece, Prices, Role, Sampling, Usage
@@ -158,13 +159,13 @@ async def test_a_slow_reader_stops_its_slot_and_not_the_others(endless: Path) ->
 
     async with tiny(endless, slots=2) as engine, trio.open_nursery() as nursery:
         nursery.start_soon(engine.run, job(), 1, 200, slow, Heard().counted)
-        await trio.testing.wait_all_tasks_blocked(0.1)
+        await wait_all_tasks_blocked(0.1)
         process = psutil.Process(engine.worker.pid)
         for _ in range(3):
             heard, _ = await ask(engine, job(), max_out=400)
             assert len(heard.token_ids) == 400
         busy_s = sum(process.cpu_times()[:2])
-        await trio.testing.wait_all_tasks_blocked(0.2)
+        await wait_all_tasks_blocked(0.2)
         assert sum(process.cpu_times()[:2]) - busy_s < 0.1  # it waits, it does not spin
         assert len(taken) == 1
         reading.set()
