@@ -15,6 +15,7 @@ from typing import Final
 from cxp2p.errors import CxError, InsufficientCredit, JobFailed, JobRefused, LocalProtocolError, NoNode
 from cxp2p.records import FailureCode, RefusalCode
 from cxp2p_gateway.asking import KeyForbids, Limit, Overloaded, RateLimited
+from cxp2p_gateway.store import StoreError
 
 MODEL_TEXT_LENGTH_MAX: Final = 128  # of a model's name in an error text; records allow no longer one either
 
@@ -212,7 +213,7 @@ def unsupported(param: str, problem: str) -> Fault:
 
 
 def fault_of(error: CxError, model: str, known: bool) -> Fault | None:
-    """What the client is told of an error before the first piece of an answer; None: it is our bug.
+    """What the client is told of an error before the first piece of an answer; None: it is our own fault.
 
     `known`: whether this gateway has ever heard of `model`.
     """
@@ -239,7 +240,7 @@ def fault_of(error: CxError, model: str, known: bool) -> Fault | None:
             return Fault(Condition.REQUEST_UNSUPPORTED)
         case JobFailed(code=FailureCode.TIMEOUT):
             return Fault(Condition.DEADLINE)
-        case LocalProtocolError():
+        case LocalProtocolError() | StoreError():
             return None
     return Fault(Condition.UPSTREAM_FAILED)
 

@@ -35,6 +35,7 @@ from cxp2p_gateway.faults import (
     render,
     unsupported,
 )
+from cxp2p_gateway.store import StoreError
 
 SERVER = "server_error"
 NO_RETRY = {"x-should-retry": "false"}
@@ -345,4 +346,5 @@ def test_no_refusal_or_failure_of_a_node_is_our_bug() -> None:
         assert cut is not None
         assert cut.condition in (Condition.UPSTREAM_CUT, Condition.DEADLINE)
     assert fault_of(LocalProtocolError(), "x", known=True) is None
+    assert fault_of(StoreError(), "x", known=True) is None
     assert cut_of(LocalProtocolError()) is None
