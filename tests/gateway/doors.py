@@ -25,6 +25,7 @@ from cxp2p.records import (
     Verdict,
 )
 from cxp2p_gateway.asking import Caller, ModelCard
+from cxp2p_gateway.chat import Patience
 from cxp2p_gateway.exchange import Outside
 from cxp2p_gateway.http import Front, make_app
 
