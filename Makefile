@@ -5,6 +5,7 @@ INSTALLED := .venv/installed
 PACKAGES := cxp2p cxp2p_node cxp2p_gateway demo benchmarks
 TYPES := MYPYPATH=node:gateway:tests $(PYTHON_IN_VENV) -m mypy
 PYTEST := $(PYTHON_IN_VENV) -m pytest
+CONFTESTS := $(wildcard tests/conftest.py tests/*/conftest.py)  # of one name: mypy takes them one by one
 
 .DEFAULT_GOAL := help
 
@@ -26,7 +27,8 @@ check: $(INSTALLED) ## Look for faults without running anything: ruff, its forma
 	$(PYTHON_IN_VENV) -m ruff check
 	$(PYTHON_IN_VENV) -m ruff format --check
 	$(TYPES) $(PACKAGES:%=-p %)
-	$(TYPES) tests
+	$(TYPES) --exclude '/conftest\.py$$' tests
+	@set -e; for conftest in $(CONFTESTS); do echo "mypy $$conftest"; $(TYPES) $$conftest; done
 
 bench: $(INSTALLED) ## Measure on this machine; ARGS=--json for a program to read
 	$(PYTHON_IN_VENV) -m benchmarks $(ARGS)
