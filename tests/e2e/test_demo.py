@@ -1,0 +1,53 @@
+"""`make demo`, as a stranger sees it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from e2e.conftest import start
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_demo_asks_and_verifies_and_leaves_nothing_running(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-m", "demo"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("signature valid (node), countersign valid (gateway): accepted") == 2
+    assert re.search(r"\d+ tokens, \d+ tokens/s, first token after \d+ ms", done.stdout)
+    assert len(re.findall(r"node +12D3KooW\w+, attempt 1", done.stdout)) == 2
+    assert len(re.findall(r"found +by (dht|exchange) look-up in \d+ ms", done.stdout)) == 2
+    assert not [
+        process for process in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(process.info["cmdline"])
+    ]
+
+
+def test_a_second_start_works_after_everything_was_killed(tmp_path: Path) -> None:
+    with start(tmp_path, leaves_orphans=True) as first:
+        os.kill(first.process.pid, signal.SIGKILL)
+        os.kill(first.access["gateway_pid"], signal.SIGKILL)
+    orphans = [psutil.Process(node["pid"]) for node in first.access["nodes"]]
+    assert all(orphan.is_running() for orphan in orphans)
+    with start(tmp_path) as second:
+        assert second.access["api_key"] == first.access["api_key"]
+        assert [model.id for model in second.client().models.list()]
+        assert not any(orphan.is_running() and orphan.status() != psutil.STATUS_ZOMBIE for orphan in orphans)
+
+
+def test_ctrl_c_ends_the_network_in_under_two_seconds(tmp_path: Path) -> None:
+    with start(tmp_path) as running:
+        begun = time.monotonic()
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(10) == 130
+        assert time.monotonic() - begun < 2.0
