@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 T = TypeVar("T")
 
 Natural = Annotated[int, Strict(), Ge(0), Le(2**63 - 1)]
+Price = Annotated[int, Strict(), Ge(0), Le(10**12)]  # so that a charge for 2**31 units of each kind is a Natural
 Count = Annotated[int, Strict(), Ge(0), Le(2**31 - 1)]
 Flag = Annotated[bool, Strict()]
 Name = Annotated[str, Strict(), Len(1, 128)]
@@ -56,8 +57,8 @@ class Service(StrEnum):
 class Prices:
     """µcredits per million units of input and of output."""
 
-    input: Natural
-    output: Natural
+    input: Price
+    output: Price
 
 
 @record

@@ -25,6 +25,11 @@ def rank(
     return [(entry, capability) for _, _, entry, capability in scored]
 
 
+def most_it_costs(capability: Capability) -> int:
+    """What a whole context in and out costs there, to compare nodes by price."""
+    return capability.context_units * capability.prices.input + capability.output_units_max * capability.prices.output
+
+
 def wait_ms(entry: Entry, capability: Capability) -> float:
     """Estimated time to the first piece: the node's own median, stretched by how full its slots are.
 

@@ -24,7 +24,6 @@ SENTENCE_WORDS: Final = 4
 
 # Longer than LINES_MAX when this rule was made: they may shrink, not grow. Take a line out when its file fits.
 LONG: Final[Mapping[str, int]] = {
-    "tests/chaos/test_failover.py": 425,
     "tests/gateway/test_openai.py": 519,
 }
 LONG_FUNCTIONS: Final[Mapping[str, int]] = {"tests/gateway/doors.py": 66}

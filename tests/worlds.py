@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import trio
 
@@ -32,6 +33,7 @@ from cxp2p_node.app import Node, run_node
 from cxp2p_node.engines import Counted, Emit
 
 EPOCH_MS = 1_800_000_000_000
+PRICES = Prices(input=1_000_000, output=2_000_000)
 
 
 def capability(model: str = "echo", **changes: object) -> Capability:
@@ -43,7 +45,7 @@ def capability(model: str = "echo", **changes: object) -> Capability:
         "runtime": "scripted",
         "context_units": 4096,
         "output_units_max": 1024,
-        "prices": Prices(input=1_000_000, output=2_000_000),
+        "prices": PRICES,
         "slots": 2,
         "queue_max": 4,
         "load": Load(running=0, queued=0, first_piece_ms=0, units_per_s=0),
@@ -67,6 +69,7 @@ class ScriptedEngine:
     slots: int = 2
     queue_max: int = 4
     context_units: int = 4096
+    prices: Prices = PRICES
     ready: bool = True
     started: int = 0
     stopped_at: list[float] = field(default_factory=list)
@@ -76,7 +79,13 @@ class ScriptedEngine:
         self._call = call
 
     def describe(self) -> Capability:
-        return capability(self.name, slots=self.slots, queue_max=self.queue_max, context_units=self.context_units)
+        return capability(
+            self.name,
+            slots=self.slots,
+            queue_max=self.queue_max,
+            context_units=self.context_units,
+            prices=self.prices,
+        )
 
     async def run(self, job: ChatJob, seed: int, max_out: int, emit: Emit, counted: Counted) -> Usage:
         self.started += 1
@@ -178,3 +187,26 @@ async def world(latency_s: float = 0.005) -> AsyncIterator[World]:
             open_network(hub, identity_from_seed(b"b" * 32).peer, offer_sequence)
         )
         yield World(hub, stack, trio.current_time(), bootstrap)
+
+
+async def settled(net: Net, nodes: int, model: str = "echo") -> None:
+    """Until the asker's directory holds so many live nodes."""
+    directory = net.discovery.directory
+
+    def ready() -> bool:
+        live = [entry for entry in directory.entries() if entry.alive_until > trio.current_time()]
+        return len(live) >= nodes
+
+    with trio.fail_after(60):
+        await net.discovery.until(ready)
+
+
+async def ask(net: Net, text: str = "one two three", books: Ledgerbook | None = None, **options: Any) -> str:
+    texts: list[str] = []
+
+    async def take(piece: Piece) -> None:
+        texts.append(piece.text)
+        await trio.lowlevel.checkpoint()
+
+    await net.run(chat_job(text, **options), take, books or Ledgerbook())
+    return "".join(texts)

@@ -13,7 +13,16 @@ import trio
 
 from cxp2p import receipts
 from cxp2p.directory import Entry
-from cxp2p.errors import CxError, JobFailed, JobRefused, NoNode, PeerUnreachable, ReceiptInvalid, RemoteProtocolError
+from cxp2p.errors import (
+    CxError,
+    InsufficientCredit,
+    JobFailed,
+    JobRefused,
+    NoNode,
+    PeerUnreachable,
+    ReceiptInvalid,
+    RemoteProtocolError,
+)
 from cxp2p.identity import Identity, Kind, open_envelope
 from cxp2p.net import Network
 from cxp2p.net.discover import Discovery
@@ -37,7 +46,7 @@ from cxp2p.records import (
     Service,
     Verdict,
 )
-from cxp2p.routing import rank
+from cxp2p.routing import most_it_costs, rank
 from cxp2p.wire import decode, encode
 
 log = logging.getLogger("cxp2p.ask")
@@ -152,7 +161,8 @@ class Asker:
         """Does one job: pieces go to `emit` in order, the signed outcome is returned.
 
         Until the first piece a failure moves on to the next node unseen, at most 3 nodes. Cancelling the call tells
-        the node at once and settles what was delivered. Raises NoNode, JobRefused (every node said no), JobFailed
+        the node at once and settles what was delivered. If the best node costs more than the account has, the cheapest
+        is asked. Raises NoNode, JobRefused (every node said no), JobFailed
         (after the first piece, or the request itself cannot be done), PeerUnreachable, InsufficientCredit.
         """
         with trio.move_on_after(deadline_s):
@@ -176,6 +186,11 @@ class Asker:
                         raise
                     attempt = self._order(job, request, node, capability, self._lanes.open())
                     await self._attempt(attempt, request, emit, books, entry)
+            except InsufficientCredit as error:
+                if _too_dear(faults):
+                    raise
+                faults.append(error)
+                continue
             except (PeerUnreachable, RemoteProtocolError, JobRefused, JobFailed) as error:
                 log.info("order %s on %s: %s", attempt.order.order_id.hex(), node, error)
                 self._blame(node, error)
@@ -193,6 +208,8 @@ class Asker:
                 roomier = fault.limit if fault.code is FailureCode.CONTEXT_LENGTH else 2**31
                 candidates = tuple((entry, able) for entry, able in candidates if able.context_units > roomier)
         ranked = rank(candidates, tried, self._rng)
+        if _too_dear(faults):
+            ranked.sort(key=lambda candidate: most_it_costs(candidate[1]))
         if ranked:
             return ranked[0]
         if faults:
@@ -219,7 +236,11 @@ class Asker:
 
     async def _attempt(self, attempt: _Attempt, request: bytes, emit: Emit, books: Books, entry: Entry) -> None:
         order = attempt.order
-        await books.reserve(order, attempt.envelope)
+        try:
+            await books.reserve(order, attempt.envelope)
+        except InsufficientCredit:
+            self._lanes.give_back(order.node, attempt.lane)
+            raise
         entry.jobs += 1
         try:
             async with converse(self._network, order.node) as talk:
@@ -229,6 +250,8 @@ class Asker:
                     await self._listen(talk, attempt, emit)
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + CANCEL_GRACE_S):
                         await self._settle(talk, attempt, books)
+                    if attempt.settlement is None:
+                        raise JobFailed(FailureCode.INTERNAL, f"the books took longer than {CANCEL_GRACE_S:g} s")
                 except trio.Cancelled:
                     await self._wind_up(talk, attempt, books)
                     raise
@@ -336,6 +359,10 @@ class Asker:
             lookup_ms=entry.lookup_ms,
             settlement=attempt.settlement,
         )
+
+
+def _too_dear(faults: list[CxError]) -> bool:
+    return any(isinstance(fault, InsufficientCredit) for fault in faults)
 
 
 def _cut_off(error: CxError) -> JobFailed:

@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from cxp2p import protocols
-from cxp2p.client import Net
 from cxp2p.errors import JobFailed, JobRefused, NoNode, PeerUnreachable
 from cxp2p.net.memory import MemoryNetwork
 from cxp2p.records import FailureCode, Finish, Piece, RefusalCode, Verdict
-from worlds import EPOCH_MS, Ledgerbook, ScriptedEngine, chat_job, world
-
-
-async def settled(net: Net, nodes: int, model: str = "echo") -> None:
-    """Until the asker's directory holds so many live nodes."""
-    directory = net.discovery.directory
-
-    def ready() -> bool:
-        live = [entry for entry in directory.entries() if entry.alive_until > trio.current_time()]
-        return len(live) >= nodes
-
-    with trio.fail_after(60):
-        await net.discovery.until(ready)
-
-
-async def ask(net: Net, text: str = "one two three", books: Ledgerbook | None = None, **options: Any) -> str:
-    texts: list[str] = []
-
-    async def take(piece: Piece) -> None:
-        texts.append(piece.text)
-        await trio.lowlevel.checkpoint()
-
-    await net.run(chat_job(text, **options), take, books or Ledgerbook())
-    return "".join(texts)
+from worlds import EPOCH_MS, Ledgerbook, ScriptedEngine, ask, chat_job, settled, world
 
 
 async def test_a_job_is_answered_and_settled(autojump_clock: MockClock) -> None:

@@ -45,7 +45,8 @@ class Up:
 
     def workers(self, node: dict[str, Any]) -> list[psutil.Process]:
         """The llama.cpp processes of a node."""
-        return psutil.Process(node["pid"]).children()
+        children: list[psutil.Process] = psutil.Process(node["pid"]).children()
+        return children
 
 
 @contextmanager

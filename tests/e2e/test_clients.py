@@ -28,7 +28,7 @@ def facts_of(answer: Any) -> dict[str, Any]:
     return facts
 
 
-def test_openai_for_python(up: Up) -> None:
+def test_openai_for_python_works_unchanged(up: Up) -> None:
     client = up.client()
     asked: dict[str, Any] = {"model": MODEL, "messages": GRAVITY, "temperature": 0, "max_tokens": 40}
     plain = client.chat.completions.create(**asked)
@@ -101,7 +101,7 @@ def test_eight_streams_at_once_on_two_nodes_all_finish(up: Up) -> None:
         )
         usage = chunks[-1].usage
         assert usage is not None
-        node = next(chunk.model_extra["cx"]["node"] for chunk in chunks if "cx" in (chunk.model_extra or {}))
+        node = next(extra["cx"]["node"] for chunk in chunks if "cx" in (extra := chunk.model_extra or {}))
         return finish, node, usage.completion_tokens
 
     with ThreadPoolExecutor(8) as threads:
@@ -111,7 +111,7 @@ def test_eight_streams_at_once_on_two_nodes_all_finish(up: Up) -> None:
     assert all(tokens > 0 for _, _, tokens in ends)
 
 
-def test_the_curl_line(up: Up) -> None:
+def test_the_curl_line_works_when_pasted(up: Up) -> None:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello!"}], "stream": True, "max_tokens": 16}
     headers = [word for name, value in up.headers.items() for word in ("-H", f"{name}: {value}")]
     command = ["curl", "-sN", f"{up.base_url}/chat/completions", *headers, "-H", "Content-Type: application/json"]
@@ -121,7 +121,7 @@ def test_the_curl_line(up: Up) -> None:
     assert all(line.startswith("data: {") for line in lines[:-1])
 
 
-def test_openai_for_node(up: Up, tmp_path: Path) -> None:
+def test_openai_for_node_works_unchanged(up: Up, tmp_path: Path) -> None:
     if not shutil.which("npm"):
         pytest.skip("npm is not installed")
     subprocess.run(
@@ -186,6 +186,6 @@ def test_a_receipt_is_kept_for_its_own_account_only(up: Up) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
-def test_health(up: Up, path: str) -> None:
+def test_health_is_told_without_a_key(up: Up, path: str) -> None:
     root = re.sub(r"/api/v1$", "", up.base_url)
     assert httpx.get(root + path).status_code == 200

@@ -21,7 +21,7 @@ from e2e.conftest import MODEL, Up, start
 
 pytestmark = pytest.mark.slow
 
-STORY = [{"role": "user", "content": "Write a long story about a dog."}]
+STORY: Any = [{"role": "user", "content": "Write a long story about a dog."}]
 PATIENCE_S = 30.0
 
 
@@ -54,7 +54,7 @@ def test_a_node_killed_before_its_first_token_is_never_seen(own: Up) -> None:
     def ask(_: int) -> tuple[str | None, int]:
         with own.client(max_retries=0) as client:
             done = client.chat.completions.create(model=MODEL, messages=STORY, max_tokens=16)
-        return done.choices[0].message.content, done.model_extra["cx"]["attempts"]
+        return done.choices[0].message.content, (done.model_extra or {})["cx"]["attempts"]
 
     with ThreadPoolExecutor(4) as threads:
         asked: list[Future[tuple[str | None, int]]] = [threads.submit(ask, number) for number in range(4)]
