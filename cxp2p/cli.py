@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import random
-import sys
-import time
-from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
-from pathlib import Path
 
 import click
-import trio
 
 import cxp2p
-from cxp2p.client import Answer, Net, wall_ms
-from cxp2p.directory import Directory, Entry
-from cxp2p.identity import load_identity
-from cxp2p.net.discover import Discovery
-from cxp2p.net.tasks import background
-from cxp2p.peer import PeerSettings, default_data_path, open_peer
-from cxp2p.program import LOG_LEVELS, announce, fail, run, set_up_logging
-from cxp2p.records import Message, Role, Sampling
+from cxp2p.program import fail
 
+OWN = ("bootstrap", "chat", "offers")
 EXTRAS = {"node": "node", "models": "node", "gateway": "gateway"}
 
 
 class Programs(click.Group):
-    """Commands of this module, and those that installed programs bring."""
+    """Commands of the library, and those that installed programs bring. Each is imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *EXTRAS})
+        return sorted({*OWN, *EXTRAS})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        own = super().get_command(ctx, cmd_name)
-        if own is not None or cmd_name not in EXTRAS:
+        if cmd_name in OWN:
+            own = getattr(import_module("cxp2p.commands"), cmd_name)
+            assert isinstance(own, click.Command)
             return own
+        if cmd_name not in EXTRAS:
+            return None
         for point in entry_points(group="cxp2p.commands", name=cmd_name):
             try:
                 command = point.load()
@@ -74,228 +65,6 @@ def main() -> None:
       cxp2p chat smollm2:135m "Hello" -b ADDRESS    ask the network directly
       cxp2p offers -b ADDRESS                       what the network offers now
     """
-
-
-def _bootstrap_option(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option(
-        "-b",
-        "--bootstrap",
-        multiple=True,
-        envvar="CXP2P_BOOTSTRAP",
-        required=True,
-        metavar="ADDRESS",
-        help="A peer to join through, ending in /p2p/<peer id>; may be repeated. [env: CXP2P_BOOTSTRAP]",
-    )(command)
-
-
-@main.command()
-@click.option(
-    "--listen",
-    multiple=True,
-    default=("/ip4/0.0.0.0/tcp/4001",),
-    show_default=True,
-    help="Multiaddress to listen on; port 0 takes a free one.",
-)
-@click.option("--announce", "announced", multiple=True, help="Address that others should dial, if it differs.")
-@click.option("-b", "--bootstrap", multiple=True, help="Other bootstrap peers to stay connected to.")
-@click.option("--data", type=click.Path(path_type=Path), default=None, help="Where the key file is kept.")
-@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Say when ready as a line of JSON.")
-def bootstrap(
-    listen: tuple[str, ...],
-    announced: tuple[str, ...],
-    bootstrap: tuple[str, ...],
-    data: Path | None,
-    log_level: str,
-    as_json: bool,
-) -> None:
-    """Run a bootstrap peer: a way into the network, which keeps DHT records and passes offers on.
-
-    \b
-    Example:
-      cxp2p bootstrap --listen /ip4/0.0.0.0/tcp/4001 --announce /ip4/203.0.113.7/tcp/4001
-    """
-    set_up_logging(log_level)
-    settings = PeerSettings(listen=listen, announce=announced, bootstrap=bootstrap)
-
-    async def serve(stopping: trio.Event) -> None:
-        async with open_peer(settings, data or default_data_path("bootstrap")) as (identity, network):
-            discovery = Discovery(network, Directory(), wall_ms, random.SystemRandom(), watching=False)
-            async with background() as nursery:
-                nursery.start_soon(discovery.run)
-                facts = {"event": "ready", "peer": identity.peer, "addresses": network.addresses}
-                announce(facts, f"bootstrap peer ready: {' '.join(network.addresses)}", as_json=as_json)
-                await stopping.wait()
-
-    run(serve)
-
-
-@main.command()
-@click.argument("model")
-@click.argument("text")
-@_bootstrap_option
-@click.option("--system", default=None, help="A system message in front.")
-@click.option("--max-tokens", type=click.IntRange(1), default=None, help="Stop after so many tokens.")
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True)
-@click.option("--seed", type=int, default=None, help="Makes the answer repeatable on the same node.")
-@click.option("--key", type=click.Path(path_type=Path), default=None, help="Ask as this peer (a key file).")
-@click.option("--json", "as_json", is_flag=True, help="Print the answer and how it was made as one JSON object.")
-@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
-def chat(
-    model: str,
-    text: str,
-    bootstrap: tuple[str, ...],
-    system: str | None,
-    max_tokens: int | None,
-    temperature: float,
-    seed: int | None,
-    key: Path | None,
-    as_json: bool,
-    log_level: str,
-) -> None:
-    """Ask MODEL for an answer to TEXT, straight over the p2p network, with no gateway.
-
-    TEXT may be "-" to read standard input.
-
-    \b
-    Example:
-      cxp2p chat smollm2:135m "Why is the sky blue?" -b /ip4/127.0.0.1/tcp/4001/p2p/12D3KooW...
-    """
-    set_up_logging(log_level)
-    words = sys.stdin.read() if text == "-" else text
-    turns = [Message(role=Role.SYSTEM, content=system)] if system else []
-    turns.append(Message(role=Role.USER, content=words))
-    started = time.perf_counter()
-    first: list[float] = []
-
-    async def show(piece: str) -> None:
-        first.append(time.perf_counter())
-        if not as_json:
-            click.echo(piece, nl=False)
-            sys.stdout.flush()
-        await trio.lowlevel.checkpoint()
-
-    async def ask(_: trio.Event) -> None:
-        nonlocal started
-        async with cxp2p.connect(bootstrap, identity=load_identity(key) if key else None) as net:
-            await net.find(model)
-            started = time.perf_counter()
-            answer = await net.chat(
-                model,
-                turns,
-                max_tokens=max_tokens,
-                on_text=show,
-                sampling=Sampling(temperature=temperature, seed=seed),
-            )
-        _print_answer(answer, started, first, as_json)
-
-    run(ask)
-
-
-def _print_answer(answer: Answer, started: float, first: list[float], as_json: bool) -> None:
-    receipt = answer.outcome.settlement.receipt
-    seconds = time.perf_counter() - started
-    first_ms = round(1000 * (first[0] - started)) if first else 0
-    facts = {
-        "text": answer.text,
-        "finish": str(answer.finish),
-        "node": answer.outcome.node,
-        "attempts": answer.outcome.attempts,
-        "in_units": receipt.in_units,
-        "out_units": receipt.out_units,
-        "charge_ucredits": receipt.charge,
-        "first_piece_ms": first_ms,
-        "seconds": round(seconds, 3),
-        "found_via": answer.outcome.found_via,
-        "verdict": str(answer.outcome.settlement.countersign.verdict),
-    }
-    if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False))
-        return
-    click.echo()
-    rate = receipt.out_units / seconds if seconds else 0.0
-    note = (
-        f"{receipt.in_units} + {receipt.out_units} tokens, first after {first_ms} ms, {rate:.0f} tokens/s, "
-        f"by {answer.outcome.node}; receipt {facts['verdict']}, {receipt.charge} µcredits"
-    )
-    click.secho(note, dim=True, err=True)
-
-
-@main.command()
-@_bootstrap_option
-@click.option("--seconds", type=click.FloatRange(0.5, 120), default=5.0, show_default=True, help="How long to look.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each capability.")
-@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
-def offers(bootstrap: tuple[str, ...], seconds: float, as_json: bool, log_level: str) -> None:
-    """List what the network offers now: nodes, models, prices, load.
-
-    \b
-    Example:
-      cxp2p offers -b /ip4/127.0.0.1/tcp/4001/p2p/12D3KooW... --json
-    """
-    set_up_logging(log_level)
-
-    async def look(_: trio.Event) -> None:
-        async with cxp2p.connect(bootstrap) as net:
-            with trio.move_on_after(seconds):
-                await net.discovery.until(lambda: _settled(net))
-                await trio.sleep(min(1.0, seconds / 4))  # one more exchange: the first node seldom comes alone
-        rows = [row for entry in net.offers() for row in _rows(entry)]
-        if as_json:
-            for row in rows:
-                click.echo(json.dumps(row))
-        elif not rows:
-            click.echo("no offers found; is the bootstrap address right, and does a node run?", err=True)
-        else:
-            _print_table(rows)
-
-    run(look)
-
-
-def _settled(net: Net) -> bool:
-    now = trio.current_time()
-    return bool(net.offers()) and all(entry.alive_until > now for entry in net.offers())
-
-
-def _rows(entry: Entry) -> list[dict[str, object]]:
-    return [
-        {
-            "peer": entry.offer.peer,
-            "service": str(able.service),
-            "model": able.model,
-            "running": able.load.running,
-            "queued": able.load.queued,
-            "slots": able.slots,
-            "context": able.context_units,
-            "price_in": able.prices.input,
-            "price_out": able.prices.output,
-            "units_per_s": able.load.units_per_s,
-            "found_via": str(entry.found_via),
-            "lookup_ms": entry.lookup_ms,
-            "runtime": able.runtime,
-        }
-        for able in entry.offer.capabilities
-    ]
-
-
-def _print_table(rows: list[dict[str, object]]) -> None:
-    from rich.console import Console  # noqa: PLC0415  # only this command draws
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, header_style="bold")
-    for title in ("model", "service", "load", "price in/out", "tokens/s", "found", "peer"):
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(
-            str(row["model"]),
-            str(row["service"]),
-            f"{row['running']}+{row['queued']}/{row['slots']}",
-            f"{row['price_in']}/{row['price_out']}",
-            str(row["units_per_s"] or "?"),
-            f"{row['found_via']} {row['lookup_ms']} ms",
-            str(row["peer"]),
-        )
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
 if __name__ == "__main__":

@@ -6,22 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from platformdirs import user_config_path, user_data_path
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from cxp2p.identity import Identity, load_identity
 from cxp2p.net import Network
 from cxp2p.net.discover import offer_sequence
-
-
-def default_data_path(program: str) -> Path:
-    """Where a program keeps its state, by the conventions of the system."""
-    return user_data_path("cxp2p") / program
-
-
-def default_config_path(program: str) -> Path:
-    """Where a program looks for its settings, by the conventions of the system."""
-    return user_config_path("cxp2p") / f"{program}.toml"
 
 
 class PeerSettings(BaseModel):

@@ -27,7 +27,7 @@ from pydantic_settings import (
 )
 
 from cxp2p.errors import SettingsError
-from cxp2p.peer import default_config_path
+from cxp2p.paths import default_config_path
 
 S = TypeVar("S", bound=BaseModel)
 

@@ -31,7 +31,7 @@ LONG_FUNCTIONS: Final[Mapping[str, int]] = {"tests/gateway/doors.py": 66}
 VOCABULARY = frozenset({"errors", "records", "protocols"})
 RULES = frozenset({"directory", "routing", "standing", "pricing", "receipts", "ledger", "merkle", "rewards"})
 BELOW_NET = VOCABULARY | RULES | {"wire", "identity", "session"}
-LIBRARY = BELOW_NET | {"net", "client", "peer", "program", "settings", "testing"}
+LIBRARY = BELOW_NET | {"net", "client", "paths", "peer", "program", "settings", "testing"}
 
 # Which part of the library may import which: `errors, records <- protocols <- wire <- session <- net <- programs`.
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
@@ -44,8 +44,9 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "session": VOCABULARY | {"wire"},
     **dict.fromkeys(RULES - {"merkle"}, VOCABULARY | RULES),
     "net": BELOW_NET | {"net"},
+    "paths": frozenset(),
     **dict.fromkeys(("client", "peer", "program", "settings", "testing"), LIBRARY),
-    **dict.fromkeys(("cli", "__main__", ""), LIBRARY | {"cli", ""}),
+    **dict.fromkeys(("cli", "commands", "__main__", ""), LIBRARY | {"cli", "commands", ""}),
 }
 
 # Pure modules: what they decide depends on their arguments alone.

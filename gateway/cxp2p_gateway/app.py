@@ -11,7 +11,8 @@ from functools import partial
 import trio
 
 from cxp2p.client import Emit, Net, Outcome, Settlement, join, wall_ms
-from cxp2p.peer import default_data_path, open_peer
+from cxp2p.paths import default_data_path
+from cxp2p.peer import open_peer
 from cxp2p.records import ChatJob
 from cxp2p_gateway.accounts import Accounts, FirstAccount, found_account
 from cxp2p_gateway.asking import Caller, ModelCard

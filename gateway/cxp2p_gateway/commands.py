@@ -8,7 +8,7 @@ import click
 import trio
 
 from cxp2p.errors import SettingsError
-from cxp2p.peer import default_config_path
+from cxp2p.paths import default_config_path
 from cxp2p.program import LOG_LEVELS, announce, fail, run, set_up_logging
 from cxp2p.settings import load_settings, write_commented
 from cxp2p_gateway.app import Gateway, open_gateway

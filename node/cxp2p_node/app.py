@@ -22,7 +22,8 @@ from cxp2p.identity import Identity
 from cxp2p.net import Network
 from cxp2p.net.discover import Discovery
 from cxp2p.net.tasks import background
-from cxp2p.peer import default_data_path, open_peer
+from cxp2p.paths import default_data_path
+from cxp2p.peer import open_peer
 from cxp2p.records import Capability, Prices
 from cxp2p_node.advertise import Advertiser
 from cxp2p_node.catalog import look_up

