@@ -115,6 +115,21 @@ def test_a_client_that_leaves_stops_the_engine(own: Up) -> None:
     assert time.monotonic() - begun < 2.0
 
 
+def test_a_node_that_hangs_is_dropped_and_taken_back_when_it_returns(own: Up) -> None:
+    node = psutil.Process(own.access["nodes"][0]["pid"])
+    node.suspend()
+    try:
+        begun = time.monotonic()
+        until(lambda: live_nodes(own) == 1)
+        assert time.monotonic() - begun < 6.0  # three beats of a second, and the look
+        with own.client(max_retries=0) as client:
+            answers = [client.chat.completions.create(model=MODEL, messages=STORY, max_tokens=4) for _ in range(4)]
+        assert all(answer.choices[0].message.content for answer in answers)
+    finally:
+        node.resume()
+    until(lambda: live_nodes(own) == 2)
+
+
 def test_all_nodes_gone_is_told(own: Up) -> None:
     for node in own.access["nodes"]:
         psutil.Process(node["pid"]).kill()
