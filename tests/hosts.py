@@ -59,11 +59,18 @@ async def host(*, connections_max: int = 64) -> AsyncIterator[Any]:
             auto_connect_interval=3600.0,
         ),
     )
-    async with made.run([ANY_PORT]):
-        try:
-            yield made
-        finally:
-            await fixes.close_host(made, 2.0)
+    listeners: tuple[Any, ...] = ()
+    try:
+        async with made.run([ANY_PORT]):
+            listeners = tuple(made.get_network().listeners.values())
+            try:
+                yield made
+            finally:
+                await fixes.close_host(made, 2.0)
+    finally:
+        for listener in listeners:
+            for each in listener.listeners:
+                each.socket.close()  # a host that stopped by itself left it open
 
 
 async def connect(asker: Any, node: Any, port: int | None = None) -> Any:
