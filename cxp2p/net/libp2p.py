@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ from multiaddr.exceptions import Error as MultiaddrError
 from cxp2p import protocols
 from cxp2p.errors import CxError, PeerUnreachable, SettingsError
 from cxp2p.identity import Identity
-from cxp2p.net import Dht, Handler
+from cxp2p.net import Handler
 from cxp2p.net import libp2p_fixes as fixes
 from cxp2p.net.libp2p_dht import Libp2pDht
 from cxp2p.net.libp2p_streams import CLOSE_S, LIBP2P_ERRORS, Libp2pStream, words
@@ -66,7 +67,7 @@ class Libp2pNetwork:
         return tuple(str(address) for address in self._host.get_addrs())
 
     @property
-    def dht(self) -> Dht:
+    def dht(self) -> Libp2pDht:
         return self._dht
 
     def connected(self) -> tuple[str, ...]:
@@ -287,27 +288,26 @@ def _check_ports(targets: list[Multiaddr]) -> None:
 def _make_host(identity: Identity, listen: list[Multiaddr], announce: list[Multiaddr], psk: str | None) -> Any:
     keys = identity.key_pair
     maximum = protocols.CONNECTIONS_MAX
-    try:
-        host = new_host(
-            key_pair=keys,
-            listen_addrs=listen,
-            # Never the default list: it accepts /plaintext, where a stranger can claim any peer id.
-            sec_opt={NOISE_ID: NoiseTransport(keys, noise_privkey=new_x25519_key_pair().private_key)},
-            muxer_opt={TProtocol(YAMUX_ID): Yamux},
-            negotiate_timeout=10,
-            disable_identify_address_discovery=True,
-            addrs_factory=(lambda _: announce) if announce else _dialable,
-            psk=psk,
-            connection_config=ConnectionConfig(
-                max_connections=maximum,
-                high_watermark=maximum * 3 // 4,
-                low_watermark=0,
-                min_connections=0,
-                max_connections_per_peer=3,
-            ),
-        )
-    except ValueError as error:
-        raise SettingsError(f"psk: expected 64 hex digits: {error}") from None
+    if psk is not None and not re.fullmatch("[0-9a-fA-F]{64}", psk):
+        raise SettingsError("psk: expected 64 hex digits")
+    host = new_host(
+        key_pair=keys,
+        listen_addrs=listen,
+        # Never the default list: it accepts /plaintext, where a stranger can claim any peer id.
+        sec_opt={NOISE_ID: NoiseTransport(keys, noise_privkey=new_x25519_key_pair().private_key)},
+        muxer_opt={TProtocol(YAMUX_ID): Yamux},
+        negotiate_timeout=10,
+        disable_identify_address_discovery=True,
+        addrs_factory=(lambda _: announce) if announce else _dialable,
+        psk=psk,
+        connection_config=ConnectionConfig(
+            max_connections=maximum,
+            high_watermark=maximum * 3 // 4,
+            low_watermark=0,
+            min_connections=0,
+            max_connections_per_peer=3,
+        ),
+    )
     network: Any = host.get_network()
     network.retry_config = RetryConfig(max_retries=1)
     fixes.stop_auto_connect(host)

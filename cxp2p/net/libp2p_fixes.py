@@ -354,14 +354,17 @@ async def close_host(host: Any, timeout_s: float) -> None:
     """Leaving `host.run()` leaves the listening socket open and accepting (swarm.py:456: closed in a cancelled scope).
 
     And `host.close()` closes one connection after the other, 0.2 s each, before the listener. Here the host is closed
-    before `run` is left, the listener first and the connections together, shielded and bounded.
+    before `run` is left: the connections together, so that what was said last gets out, then the listener, shielded
+    and bounded.
     Upstream: "host.run() leaks its listener."
     """
     network = host.get_network()
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + timeout_s):
-        for listener in tuple(network.listeners.values()):
-            await listener.close()
-        async with trio.open_nursery() as nursery:
-            for connection in network.get_connections():
-                nursery.start_soon(connection.close)
-        await host.close()
+    with trio.CancelScope(shield=True):
+        with trio.move_on_after(timeout_s):
+            async with trio.open_nursery() as nursery:
+                for connection in network.get_connections():
+                    nursery.start_soon(connection.close)
+        with trio.move_on_after(timeout_s):
+            for listener in tuple(network.listeners.values()):
+                await listener.close()
+            await host.close()

@@ -65,6 +65,11 @@ class Outbox:
         self.moved = trio.Event()
         return out
 
+    def give_up(self) -> None:
+        """Nothing more will be sent; whoever waits wakes."""
+        self.frames.clear()
+        self.take()
+
 
 def _outbox(connection: Any) -> Outbox:
     outbox = connection.__dict__.get("_outbox")
@@ -106,7 +111,7 @@ def fix_write_cancellation() -> None:
             nursery.start_soon(_empty, self)
             await stock_start(self)
             nursery.cancel_scope.cancel()
-        _outbox(self).take()  # whoever waits for room sees that the connection is closed
+        _outbox(self).give_up()
 
     replace(Yamux, "_write_frame", write_frame)
     replace(Yamux, "start", start)
@@ -127,6 +132,7 @@ async def _empty(connection: Any) -> None:
         except Exception as error:
             # Noise, the raw connection and the socket each raise their own; any of them means that it is lost.
             # It must not leave this task: the whole host would end.
+            outbox.give_up()
             await _drop(connection, repr(error))
             return
 
