@@ -279,7 +279,12 @@ async def test_a_peer_that_pings_and_does_not_read() -> None:
     """Questions without end, whose answers nobody reads, end the connection and not the memory."""
     async with undisturbed() as world, raw_yamux(world) as line:
         ping = struct.pack(yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_PING, yamux.FLAG_SYN, 0, 7) * 5000
-        line.secured_conn.conn.read_writer.read_write_closer.read = trio.sleep_forever
+
+        async def never(_: int) -> bytes:
+            await trio.sleep_forever()
+            raise AssertionError
+
+        line.secured_conn.conn.read_writer.read_write_closer.read = never
         with trio.fail_after(5), contextlib.suppress(ConnectionClosedError):
             while True:
                 await line.secured_conn.write(ping)
