@@ -71,7 +71,7 @@ KNOWN_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "cbor2": ("cxp2p.wire",),
     "llama_cpp": ("cxp2p_node.engines.llama_",),  # loaded in the worker only: it can abort the process
     "anycorn": ("cxp2p_gateway.listener",),
-    "anyio": ("cxp2p_gateway.listener",),
+    "anyio": ("cxp2p_gateway.listener", "cxp2p_gateway.connection"),
     "asyncio": (),
 }
 
@@ -86,6 +86,7 @@ CATCHES_ALL: Final = frozenset(
         "cxp2p.net.memory:MemoryNetwork._handle",
         "cxp2p.net.libp2p:Libp2pNetwork._handle",
         "cxp2p_gateway.middleware:Faults.__call__",
+        "cxp2p_gateway.listener:HttpServer.serve",
     }
 )
 CATCHES_WITH_REASON: Final = ("cxp2p.net.libp2p_",)

@@ -53,6 +53,7 @@ class Condition(Enum):
     REQUEST_UNSUPPORTED = auto()
     CONTEXT_EXCEEDED = auto()
     HTTP_MALFORMED = auto()
+    HTTP_VERSION = auto()
     BODY_TOO_LARGE = auto()
     BODY_TOO_SLOW = auto()
     BODIES_TOO_MANY = auto()
@@ -62,6 +63,7 @@ class Condition(Enum):
     MODEL_NOT_LISTED = auto()
     RECEIPT_UNKNOWN = auto()
     MEDIA_TYPE = auto()
+    CONTENT_ENCODING = auto()
     RATE_LIMITED = auto()
     CREDIT_SPENT = auto()
     OVERLOADED = auto()
@@ -133,6 +135,9 @@ TABLE: Final[Mapping[Condition, Row]] = {
         True,
     ),
     Condition.HTTP_MALFORMED: Row(400, _REQUEST, "malformed_request", "Malformed HTTP request", None, True, _CLOSE),
+    Condition.HTTP_VERSION: Row(
+        505, _REQUEST, "http_version_not_supported", "Use HTTP/1.1 or HTTP/1.0", None, True, _CLOSE
+    ),
     Condition.BODY_TOO_LARGE: Row(413, _REQUEST, "payload_too_large", "Request body is larger than {limit} bytes"),
     Condition.BODY_TOO_SLOW: Row(
         408, _REQUEST, "request_timeout", "Request body did not arrive in {limit} seconds", None, True, _CLOSE
@@ -145,6 +150,9 @@ TABLE: Final[Mapping[Condition, Row]] = {
     Condition.MODEL_NOT_LISTED: Row(404, _REQUEST, "model_not_found", "The model '{model}' does not exist"),
     Condition.RECEIPT_UNKNOWN: Row(404, _REQUEST, "not_found", "No receipt under this id"),
     Condition.MEDIA_TYPE: Row(415, _REQUEST, "unsupported_media_type", "Content-Type must be application/json"),
+    Condition.CONTENT_ENCODING: Row(
+        415, _REQUEST, "unsupported_media_type", "Content-Encoding is not supported: send the body as it is"
+    ),
     Condition.RATE_LIMITED: Row(429, "rate_limit_error", "rate_limit_exceeded", "Rate limit reached: {limit}", (1, 60)),
     Condition.CREDIT_SPENT: Row(
         429, "insufficient_quota", "insufficient_quota", "Spend limit of this API key reached", None, True

@@ -24,7 +24,6 @@ from cxp2p_gateway.middleware import (
     Faults,
     Gate,
     Methods,
-    encoded,
     send_json,
 )
 from cxp2p_gateway.reading import BodyBudget
@@ -39,13 +38,15 @@ class Front:
         self.routes = _routes(door, patience, outside)
         self.outside = outside
         self.closing = closing
-        self._app: ASGIApp = Accounted(Faults(Gate(self._router(), closing)), outside)
-
-    def _router(self) -> ASGIApp:
-        return Router(self.routes, redirect_slashes=False, default=_unknown_path)
+        self._gate = Gate(Router(self.routes, redirect_slashes=False, default=_unknown_path), closing)
+        self._app: ASGIApp = Accounted(Faults(self._gate), outside, closing)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
+
+    def cut(self) -> None:
+        """Ends what still runs: an answer that has not begun with 503, a stream with an error event."""
+        self._gate.cut()
 
 
 def make_app(
@@ -77,12 +78,7 @@ def _routes(door: Door, patience: Patience, outside: Outside) -> list[Route]:
 
 
 async def _unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "http":
-        raise Fault(Condition.PATH_UNKNOWN)
-    assert scope["type"] == "websocket"
-    start = {"type": "websocket.http.response.start", "status": 404, "headers": encoded([("content-length", "0")])}
-    await send(start)
-    await send({"type": "websocket.http.response.body", "body": b""})
+    raise Fault(Condition.PATH_UNKNOWN)
 
 
 async def _health(exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:

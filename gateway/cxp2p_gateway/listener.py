@@ -1,34 +1,31 @@
-"""Serves the HTTP front on a port: Anycorn speaks HTTP, this module owns the sockets under it.
+"""Serves the HTTP front on a port: Anycorn speaks HTTP/1.1, this module owns the sockets under it.
 
-Anycorn is given each connection as a `Wire`, which adds what it lacks: reason phrases, bodies for its own errors, an
-end to a send that nobody reads, and notice of a client that left while a pipelined request waits.
+Anycorn is given each connection as a `Wire`. What it raises ends one connection, never the process.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-import re
-from contextlib import suppress
-from functools import partial
-from http import HTTPStatus
 from typing import Any, Final, Protocol, cast
 
 import anyio
 import anyio.abc
+import h11
 import trio
 from anycorn.config import Config
+from anycorn.protocol.h11 import H11Protocol
+from anycorn.task_group import TaskGroup
 from anycorn.tcp_server import TCPServer
-from anycorn.typing import LifespanState
+from anycorn.typing import ConnectionState, LifespanState
 from anycorn.utils import wrap_app
 from anycorn.worker_context import WorkerContext
-from starlette.types import Receive, Scope, Send
 
 from cxp2p.errors import SettingsError
-from cxp2p_gateway.exchange import Exchange, log_exchange
-from cxp2p_gateway.faults import Base, Condition, Dialect, Fault, render
+from cxp2p_gateway.connection import LINGER_S, Wire
+from cxp2p_gateway.faults import Condition, Fault
 from cxp2p_gateway.http import Front
-from cxp2p_gateway.middleware import HEADERS_BYTES_MAX, common_headers, encoded
+from cxp2p_gateway.middleware import HEADERS_BYTES_MAX, place_of
 
 log = logging.getLogger("cxp2p.gateway.http")
 
@@ -37,20 +34,7 @@ BACKLOG: Final = 512
 IDLE_S: Final = 65.0  # over the 60 s that nginx keeps its connections; also what a request's headers may take
 REQUESTS_PER_CONNECTION_MAX: Final = 10_000
 GRACE_S: Final = 30.0
-READ_BYTES: Final = 64 * 1024
-WRITE_BYTES: Final = 64 * 1024
-WRITE_STALL_S: Final = 60.0  # a client that reads nothing for so long is gone
-UNTAKEN_S: Final = 0.05  # what Anycorn has not taken when the client leaves, it takes at once or not before it answered
-LOST_S: Final = 5.0  # from a failed send to the end of all that belongs to the connection
-LINGER_S: Final = 1.0
-LINGER_BYTES_MAX: Final = 32 * 1024 * 1024
-
-_BARE_STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3}) \r\n")
-_OWN_FAULTS: Final = {
-    404: Fault(Condition.PATH_UNKNOWN),
-    431: Fault(Condition.HEADERS_TOO_LARGE, None, {"limit": HEADERS_BYTES_MAX}),
-    500: Fault(Condition.BUG, None, {"request_id": "unknown"}),
-}
+CUT_S: Final = 5.0  # for the last words of what is cut after the grace; settling a cancelled job takes up to 2 s
 
 
 class Started(Protocol):
@@ -67,18 +51,17 @@ async def serve_http(
     grace_s: float = GRACE_S,
     task_status: Started = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serves `app` until `app.closing` is set and the last answer is out, or `grace_s` later.
+    """Serves `app` until `app.closing` is set and the last answer is out, or is cut `grace_s` later.
 
-    Reports the port it listens on (`port` 0: any free one). Raises SettingsError if it cannot listen there.
+    Until then callers can connect, and are told that the gateway shuts down. Reports the port it listens on (`port` 0:
+    any free one). Raises SettingsError if it cannot listen there.
     """
     listeners = await _listen(host, port)
-    server = _Server(app)
+    server = HttpServer(app)
     async with trio.open_nursery() as connections:
-        async with trio.open_nursery() as accepting:
-            accepting.start_soon(partial(trio.serve_listeners, handler_nursery=connections), server.serve, listeners)
-            task_status.started(listeners[0].socket.getsockname()[1])
-            await app.closing.wait()
-            accepting.cancel_scope.cancel()
+        connections.start_soon(trio.serve_listeners, server.serve, listeners)
+        task_status.started(listeners[0].socket.getsockname()[1])
+        await app.closing.wait()
         await server.drain(grace_s)
         connections.cancel_scope.cancel()
 
@@ -102,7 +85,7 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
 
 def _config() -> Config:
     config = Config()
-    config.h11_max_incomplete_size = HEADERS_BYTES_MAX
+    config.h11_max_incomplete_size = 2 * HEADERS_BYTES_MAX  # so that the front can say no in the client's dialect
     config.keep_alive_timeout = IDLE_S
     config.keep_alive_max_requests = REQUESTS_PER_CONNECTION_MAX
     config.include_server_header = False
@@ -111,7 +94,72 @@ def _config() -> Config:
     return config
 
 
-class _Server:
+class _LastRequest(h11.Connection):
+    """Ignores what follows the last request of a connection (RFC 9112, 9.6), where h11 raises.
+
+    Anycorn would cut the answer to that request for it, and one line end too many after a body is enough.
+    """
+
+    def receive_data(self, data: bytes) -> None:
+        if self.their_state is not h11.MUST_CLOSE:
+            super().receive_data(data)
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        return h11.NEED_DATA if self.their_state is h11.MUST_CLOSE else super().next_event()
+
+
+class _Http1(H11Protocol):
+    """HTTP/1.1 and nothing else: an `Upgrade` is ignored, which RFC 9110 (7.8) allows.
+
+    Anycorn's own class changes to HTTP/2 or WebSocket for any stranger who asks. One byte that is not ASCII in a
+    WebSocket header made it raise out of the connection, and HTTP/2 connections never idled out.
+    """
+
+    def __init__(self, *wiring: Any) -> None:
+        super().__init__(*wiring)
+        self.connection = _LastRequest(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        pass
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        bare = h11.Request(
+            method=request.method,
+            target=request.target,
+            http_version=request.http_version,
+            headers=[(name, value) for name, value in request.headers if name != b"upgrade"],
+        )
+        await super()._create_stream(bare)
+
+
+class _Connection(TCPServer):
+    """Anycorn's server of one connection, with `_Http1` for every client."""
+
+    async def run(self) -> None:
+        try:
+            async with TaskGroup() as tasks:
+                self._task_group = tasks
+                self.protocol = cast(
+                    Any,
+                    _Http1(
+                        self.app,
+                        self.config,
+                        self.context,
+                        tasks,
+                        ConnectionState({}),
+                        None,
+                        None,
+                        self.protocol_send,
+                        None,
+                    ),
+                )
+                await self.idle_task.restart(tasks, self._idle_timeout)
+                await self._read_data()
+        finally:
+            await self._close()
+
+
+class HttpServer:
     """All connections of one front."""
 
     def __init__(self, app: Front) -> None:
@@ -120,189 +168,54 @@ class _Server:
         self._context = WorkerContext(None)
         self._wires: set[Wire] = set()
 
-    async def serve(self, stream: trio.SocketStream) -> None:
-        """One connection, from accept to close."""
+    async def serve(self, stream: trio.abc.HalfCloseableStream) -> None:
+        """One connection, from accept to close. Whatever goes wrong in it stays in it."""
         with trio.CancelScope() as connection:
             wire = Wire(stream, self._app, connection)
-            if len(self._wires) >= CONNECTIONS_MAX:
+            if len(self._wires) >= CONNECTIONS_MAX and not self._make_room():
                 await wire.refuse(Fault(Condition.TOO_MANY_CONNECTIONS))
                 return
             self._wires.add(wire)
             try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(wire.read_ahead)
-                    await TCPServer(
-                        wrap_app(cast(Any, wire.serve_request), 0, "asgi"),
-                        self._config,
-                        self._context,
-                        LifespanState(),
-                        cast(anyio.abc.SocketStream, wire),
-                    ).run()
-                    nursery.cancel_scope.cancel()
+                await self._speak(wire)
+            except Exception as error:  # noqa: BLE001  # the top of a connection: what gets here is a bug, maybe Anycorn's
+                log.error("bug in a connection: %s", place_of(error))
             finally:
                 self._wires.discard(wire)
                 wire.ended.set()
+                await trio.aclose_forcefully(stream)
+
+    async def _speak(self, wire: Wire) -> None:
+        app = wrap_app(cast(Any, wire.serve_request), 0, "asgi")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wire.read_ahead)
+            stream = cast(anyio.abc.SocketStream, wire)
+            await _Connection(app, self._config, self._context, LifespanState(), stream).run()
+            nursery.cancel_scope.cancel()
+
+    def _make_room(self) -> bool:
+        """Ends the connection that has idled for longest. False if none idles: then all of them hold a key."""
+        idle = [wire for wire in self._wires if wire.idle_since is not None]
+        if not idle:
+            return False
+        min(idle, key=lambda wire: wire.idle_since or 0.0).evict()
+        return True
+
+    @property
+    def busy(self) -> list[Wire]:
+        """The connections on which a request runs."""
+        return [wire for wire in self._wires if wire.busy]
 
     async def drain(self, grace_s: float) -> None:
-        """Closes idle connections, gives the others `grace_s` to end, then cuts what is left."""
+        """Waits `grace_s` for the answers that run, then cuts them, then closes all connections."""
+        for patience_s in (grace_s, CUT_S):
+            with trio.move_on_after(patience_s):
+                while busy := self.busy:
+                    await busy[0].rest()
+            self._app.cut()
         await self._context.terminated.set()
-        with trio.move_on_after(grace_s):
+        with trio.move_on_after(2 * LINGER_S):
             while self._wires:
                 await next(iter(self._wires)).ended.wait()
         for wire in self._wires:
             wire.cut()
-
-
-class Wire:
-    """One TCP connection as Anycorn sees it: the part of anyio's SocketStream that it uses.
-
-    `connection` is the scope that everything of this connection runs in.
-    """
-
-    def __init__(self, stream: trio.SocketStream, app: Front, connection: trio.CancelScope) -> None:
-        self._stream = stream
-        self._app = app
-        self._connection = connection
-        self._arrived, self._arriving = trio.open_memory_channel[bytes](1)
-        self._end_taken = False
-        self._running = 0
-        self._at_rest = trio.Event()
-        self._at_rest.set()
-        self._sending = trio.CancelScope()
-        self._is_cut = False
-        self._is_closing = False
-        self.ended = trio.Event()
-
-    async def serve_request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The app, for one request of this connection."""
-        self._running += 1
-        self._at_rest = trio.Event()
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._running -= 1
-            if self._running == 0:
-                self._at_rest.set()
-
-    async def read_ahead(self) -> None:
-        """Reads one chunk ahead of Anycorn, and ends the connection when the client has and nothing is left to do.
-
-        Anycorn takes the client's end at once, and tells the app. It does not while it waits with a pipelined request:
-        then nobody would tell the app, and all is cancelled here. Nor does it end its own idle task when the client
-        left: then the connection would be kept for the rest of `IDLE_S`.
-        """
-        try:
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                while data := await self._stream.receive_some(READ_BYTES):
-                    await self._arrived.send(data)
-            self._arrived.close()
-            await trio.sleep(UNTAKEN_S)
-            if self._end_taken:
-                await self._at_rest.wait()
-            self._connection.cancel()
-            await trio.sleep_forever()
-        finally:
-            self.cut()
-
-    async def receive(self, max_bytes: int = READ_BYTES) -> bytes:
-        """The next bytes. Raises anyio's EndOfStream, or ClosedResourceError."""
-        if self._is_closing:
-            raise anyio.ClosedResourceError
-        try:
-            return await self._arriving.receive()
-        except trio.EndOfChannel:
-            self._end_taken = True
-            raise anyio.EndOfStream from None
-
-    async def send(self, data: bytes) -> None:
-        """Sends all of `data`. Raises anyio's BrokenResourceError, also if the client reads nothing for 60 s."""
-        data = self._dressed(data)
-        for start in range(0, len(data), WRITE_BYTES):
-            if not await self._sent(data[start : start + WRITE_BYTES]):
-                self._connection.deadline = min(self._connection.deadline, trio.current_time() + LOST_S)
-                raise anyio.BrokenResourceError
-
-    async def _sent(self, data: bytes) -> bool:
-        if self._is_cut:
-            return False
-        with trio.CancelScope(deadline=trio.current_time() + WRITE_STALL_S) as self._sending:
-            try:
-                await self._stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return False
-        return not self._sending.cancelled_caught
-
-    async def send_eof(self) -> None:
-        """Nothing more will be sent."""
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
-            await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        """Ends the connection. What the client still sends is read and dropped: a reset could undo our answer."""
-        if self._is_closing:
-            return
-        self._is_closing = True
-        await self.send_eof()
-        left = LINGER_BYTES_MAX
-        with trio.move_on_after(LINGER_S):
-            async for data in self._arriving:
-                left -= len(data)
-                if left < 0:
-                    break
-        await trio.aclose_forcefully(self._stream)
-
-    def extra(self, attribute: object) -> Any:
-        """anyio's typed attributes: the raw socket, and nothing about TLS."""
-        if attribute is anyio.abc.SocketAttribute.raw_socket:
-            return self._stream.socket
-        raise anyio.TypedAttributeLookupError
-
-    def cut(self) -> None:
-        """Ends a send that is going on, and refuses later ones: Anycorn shields its own from being cancelled."""
-        self._is_cut = True
-        self._sending.cancel()
-
-    async def refuse(self, fault: Fault) -> None:
-        """Answers a connection that is not served."""
-        await self._sent(self._own_answer(fault))
-        self._arrived.close()
-        await self.aclose()
-
-    def _dressed(self, data: bytes) -> bytes:
-        """Adds the reason phrase that Anycorn leaves out, and a body to the answers that Anycorn makes itself."""
-        bare = _BARE_STATUS.match(data)
-        if bare is None:
-            return data
-        status = int(bare[1])
-        if status >= 400 and b"\r\nx-request-id: " not in data:
-            return self._own_answer(_OWN_FAULTS.get(status, Fault(Condition.HTTP_MALFORMED)))
-        return _status_line(status) + data[bare.end() :]
-
-    def _own_answer(self, fault: Fault) -> bytes:
-        outside = self._app.outside
-        now = outside.now()
-        exchange = Exchange(
-            request_id=f"req_{outside.new_id()}",
-            client_request_id=None,
-            started_at=now,
-            method="-",
-            path="-",
-            headers={},
-            base=Base.ROOT,
-            dialect=Dialect.SIMPLE,
-            complete=True,
-        )
-        answer = render(fault, exchange.dialect, exchange.base)
-        exchange.status, exchange.error_code, exchange.bytes_out = answer.status, answer.code, len(answer.body)
-        log_exchange(exchange, now)
-        headers = dict(answer.headers) | {"content-length": str(len(answer.body)), "connection": "close"}
-        lines = [*encoded(list(headers.items())), *common_headers(exchange, now)]
-        head = b"".join(name + b": " + value + b"\r\n" for name, value in lines)
-        return _status_line(answer.status) + head + b"\r\n" + answer.body
-
-
-def _status_line(status: int) -> bytes:
-    return f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n".encode()
-
-
-_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}

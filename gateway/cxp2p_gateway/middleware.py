@@ -19,6 +19,7 @@ from cxp2p_gateway.faults import Condition, Fault, error_object, render
 log = logging.getLogger("cxp2p.gateway.http")
 
 HEADERS_BYTES_MAX: Final = 64 * 1024
+HTTP_VERSIONS: Final = ("1.0", "1.1")
 
 ALLOWED_HEADERS: Final = (
     "Authorization",
@@ -72,22 +73,22 @@ class ClientGone(Exception):
 class Accounted:
     """Gives every request an exchange and every answer its common headers; writes the access log."""
 
-    def __init__(self, app: ASGIApp, outside: Outside) -> None:
+    def __init__(self, app: ASGIApp, outside: Outside, closing: trio.Event) -> None:
         self._app = app
         self._outside = outside
+        self._closing = closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         exchange = open_exchange(scope, self._outside)
         now = self._outside.now
 
         async def observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                headers = common_headers(exchange, now())
-                message = {**message, "headers": [*message["headers"], *headers]}
+                headers = [*message["headers"], *common_headers(exchange, now())]
+                if self._closing.is_set() and not any(name == b"connection" for name, _ in headers):
+                    headers.append((b"connection", b"close"))
+                message = {**message, "headers": headers}
             elif message["type"] == "http.response.body":
                 if exchange.method == "HEAD":
                     message = {**message, "body": b""}
@@ -114,9 +115,6 @@ class Faults:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         exchange = exchange_of(scope)
         try:
             await self._app(scope, receive, send)
@@ -127,7 +125,7 @@ class Faults:
         except Fault as error:
             fault = error
         except Exception as error:  # noqa: BLE001  # the gateway's outermost handler: what gets here is a bug
-            log.error("bug in %s: %s", exchange.request_id, _place(error))
+            log.error("bug in %s: %s", exchange.request_id, place_of(error))
             fault = Fault(Condition.BUG, None, {"request_id": exchange.request_id})
         exchange.error_code = render(fault, exchange.dialect, exchange.base).code
         if not exchange.status:
@@ -142,21 +140,34 @@ class Gate:
     def __init__(self, app: ASGIApp, closing: trio.Event) -> None:
         self._app = app
         self._closing = closing
+        self._running: set[trio.CancelScope] = set()
+
+    def cut(self) -> None:
+        """Ends every request that still runs, with the error that the gateway shuts down."""
+        for each in self._running:
+            each.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         exchange = exchange_of(scope)
         size = len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
         if size + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > HEADERS_BYTES_MAX:
             raise Fault(Condition.HEADERS_TOO_LARGE, None, {"limit": HEADERS_BYTES_MAX})
+        if scope["http_version"] not in HTTP_VERSIONS:
+            raise Fault(Condition.HTTP_VERSION)
         if exchange.method == "OPTIONS":
             await send_empty(204, preflight_headers(exchange.headers), send)
             return
         if self._closing.is_set():
             raise Fault(Condition.SHUTTING_DOWN)
-        await self._app(scope, receive, send)
+        running = trio.CancelScope()
+        self._running.add(running)
+        try:
+            with running:
+                await self._app(scope, receive, send)
+        finally:
+            self._running.discard(running)
+        if running.cancelled_caught:
+            raise Fault(Condition.SHUTTING_DOWN)
 
 
 class Methods:
@@ -265,9 +276,9 @@ async def _send_last_event(exchange: Exchange, fault: Fault, send: Send) -> None
     await send({"type": "http.response.body", "body": sse.event(json.dumps(event, separators=(",", ":")))})
 
 
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """Type and source lines of an error and of all it holds, without its message."""
     lines = [type(error).__name__, "\n", *traceback.format_tb(error.__traceback__)]
     if isinstance(error, BaseExceptionGroup):
-        lines += [_place(inner) for inner in error.exceptions]
+        lines += [place_of(inner) for inner in error.exceptions]
     return "".join(lines)

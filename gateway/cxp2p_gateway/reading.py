@@ -70,7 +70,7 @@ async def read_json(headers: Mapping[str, str], receive: Receive, lease: Lease) 
 def media_type_is_json(headers: Mapping[str, str]) -> bool | None:
     """True if the body is said to be JSON, None if nothing is said. Raises Fault if it is said to be something else."""
     if headers.get("content-encoding", "identity").lower() not in {"", "identity"}:
-        raise Fault(Condition.MEDIA_TYPE)
+        raise Fault(Condition.CONTENT_ENCODING)
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if not kind:
         return None

@@ -128,6 +128,7 @@ ROWS = [
         NO_RETRY,
     ),
     row(400, "malformed_request", "Malformed HTTP request", C.HTTP_MALFORMED, NO_RETRY | CLOSE),
+    row(505, "http_version_not_supported", "Use HTTP/1.1 or HTTP/1.0", C.HTTP_VERSION, NO_RETRY | CLOSE),
     row(
         413,
         "payload_too_large",
@@ -160,6 +161,12 @@ ROWS = [
     row(404, "model_not_found", "The model 'x' does not exist", words(C.MODEL_NOT_LISTED, "model", model="x")),
     row(404, "not_found", "No receipt under this id", C.RECEIPT_UNKNOWN),
     row(415, "unsupported_media_type", "Content-Type must be application/json", C.MEDIA_TYPE),
+    row(
+        415,
+        "unsupported_media_type",
+        "Content-Encoding is not supported: send the body as it is",
+        C.CONTENT_ENCODING,
+    ),
     row(
         429,
         "rate_limit_exceeded",
