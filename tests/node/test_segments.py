@@ -65,8 +65,8 @@ def joined(segments: list[Segment]) -> list[Segment]:
             out[-1] = Text(last.text + segment.text)
         elif isinstance(segment, Reasoning) and isinstance(last, Reasoning):
             out[-1] = Reasoning(last.text + segment.text)
-        elif isinstance(segment, Arguments) and isinstance(last, Arguments) and segment.index == last.index:
-            out[-1] = Arguments(last.index, last.text + segment.text)
+        elif isinstance(segment, Arguments) and isinstance(last, Arguments) and segment.number == last.number:
+            out[-1] = Arguments(last.number, last.text + segment.text)
         else:
             out.append(segment)
     return out

@@ -58,16 +58,16 @@ class Reasoning(NamedTuple):
 
 
 class Call(NamedTuple):
-    """The beginning of tool call `index`."""
+    """The beginning of tool call `number`."""
 
-    index: int
+    number: int
     name: str
 
 
 class Arguments(NamedTuple):
-    """A part of the JSON arguments of tool call `index`."""
+    """A part of the JSON arguments of tool call `number`."""
 
-    index: int
+    number: int
     text: str
 
 
