@@ -247,14 +247,16 @@ def stop_auto_connect(host: Any) -> None:
     """A host dials every address that it ever heard of (network/auto_connector.py:283, also with all watermarks 0).
 
     With each connection that it loses it tries for half of `high_watermark`: a small network becomes a full mesh, and
-    strangers choose whom we dial. Here it dials only when asked.
+    strangers choose whom we dial; and every peer that ever left is remembered. Here it dials only when asked.
     Upstream: "The auto-connector cannot be turned off: low_watermark=0 still aims at high_watermark / 2."
     """
 
     async def connect_nobody() -> None:
         await trio.lowlevel.checkpoint()
 
-    host.get_network().auto_connector.maybe_connect = connect_nobody
+    connector = host.get_network().auto_connector
+    connector.maybe_connect = connect_nobody
+    connector.record_disconnect = lambda peer_id: None
 
 
 def drop_resource_manager(host: Any) -> None:

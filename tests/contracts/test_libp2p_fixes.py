@@ -153,6 +153,7 @@ async def test_nobody_is_dialled_unasked(fixed: bool) -> None:
             with trio.move_on_after(0.5):
                 await dialled.wait()
             assert dialled.is_set() is not fixed
+            assert bool(asker.get_network().auto_connector._recent_disconnects) is not fixed
 
 
 @pytest.mark.parametrize("fixed", [False, True])
