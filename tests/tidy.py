@@ -23,9 +23,7 @@ FUNCTION_LINES_MAX: Final = 60
 SENTENCE_WORDS: Final = 4
 
 # Longer than LINES_MAX when this rule was made: they may shrink, not grow. Take a line out when its file fits.
-LONG: Final[Mapping[str, int]] = {
-    "tests/gateway/test_openai.py": 519,
-}
+LONG: Final[Mapping[str, int]] = {}
 LONG_FUNCTIONS: Final[Mapping[str, int]] = {"tests/gateway/doors.py": 66}
 
 VOCABULARY = frozenset({"errors", "records", "protocols"})

@@ -123,7 +123,7 @@ class Dispatch:
         try:
             ends_at = trio.current_time() + deadline_s
             await self._await_first_node(job.model, deadline_s)
-            left_s = ends_at - trio.current_time()
+            left_s = max(0.0, ends_at - trio.current_time())
             books = JobBooks(self._store, caller, generation, self._wall_ms, left_s)
             return await self._net.run(job, emit, books, deadline_s=left_s)
         finally:

@@ -27,6 +27,7 @@ BIASES_MAX: Final = 1024
 TOKENS_MAX: Final = 2**31 - 1
 NODE_PREFIX_LENGTH: Final = 16  # of a peer id: the first 8 characters are the same for every Ed25519 key
 DEFAULTS: Final = Sampling()  # its temperature is the user guide's 0.7, not OpenAI's 1
+NO_CALLS: Final = "function calling is not available yet"
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 MEDIA_PARTS: Final = {"image_url": "images", "input_audio": "audio", "file": "files"}
@@ -103,13 +104,13 @@ def chat_ask(body: dict[str, Any]) -> ChatAsk:
 def _refuse_unsupported(fields: Fields) -> None:
     for name in ("tools", "functions"):
         if fields.list(name):
-            raise unsupported(name, "function calling is not available yet")
+            raise unsupported(name, NO_CALLS)
     for name in ("tool_choice", "function_call"):
         wanted = fields.any(name)
         if wanted is not None and not isinstance(wanted, str | dict):
             raise invalid_type(name, f"expected a string or an object, got {kind_of(wanted)}")
         if wanted not in (None, "none", "auto"):
-            raise unsupported(name, "function calling is not available yet")
+            raise unsupported(name, NO_CALLS)
     _refuse_formats(fields)
     if fields.flag("logprobs"):
         raise unsupported("logprobs", "log probabilities are not available yet")
@@ -184,7 +185,15 @@ def _stops(fields: Fields) -> tuple[str, ...]:
 
 def _messages(raw: list[Any]) -> tuple[Message, ...]:
     calls: set[str] = set()
-    return tuple(_message(as_fields(each, f"messages[{index}]"), calls) for index, each in enumerate(raw))
+    each = [as_fields(value, f"messages[{index}]") for index, value in enumerate(raw)]
+    turns = tuple(_message(fields, calls) for fields in each)
+    for fields in each:
+        for name in ("tool_calls", "function_call"):
+            if fields.any(name):
+                raise unsupported(fields.param(name), NO_CALLS)
+        if fields.any("role") == "function":
+            raise unsupported(fields.param("role"), NO_CALLS)
+    return turns
 
 
 def _message(fields: Fields, calls: set[str]) -> Message:

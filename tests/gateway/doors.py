@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+import pytest
 import trio
 from starlette.types import ASGIApp, Message
 
@@ -27,7 +28,9 @@ from cxp2p.records import (
 from cxp2p_gateway.asking import Caller, ModelCard
 from cxp2p_gateway.chat import Patience
 from cxp2p_gateway.exchange import Outside
+from cxp2p_gateway.faults import Base, Fault, row_of, text_of
 from cxp2p_gateway.http import Front, make_app
+from cxp2p_gateway.openai import chat_ask
 
 KEY = "sk-cx-0001 with spaces"
 OTHER_KEY = "sk-cx-0002"
@@ -326,3 +329,11 @@ CHAT = "/api/v1/chat/completions"
 def chat_body(**changes: Any) -> dict[str, Any]:
     """A chat request where only what matters to a test is said."""
     return {"model": "smollm2:135m", "messages": [{"role": "user", "content": "Hi"}], **changes}
+
+
+def refusal(body: dict[str, Any]) -> tuple[str, str | None, str]:
+    """Code, param and text that a body is refused with."""
+    with pytest.raises(Fault) as caught:
+        chat_ask(body)
+    fault = caught.value
+    return row_of(fault, Base.ALIAS).code, fault.param, text_of(fault, Base.ALIAS)

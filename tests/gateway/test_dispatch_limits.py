@@ -156,6 +156,17 @@ async def test_a_young_gateway_waits_only_so_long(autojump_clock: MockClock) -> 
         assert gate.dispatch.running == 0
 
 
+async def test_a_deadline_that_is_over_is_a_timeout(autojump_clock: MockClock) -> None:
+    """A caller may allow less time than it takes to begin."""
+    async with gateway(options=DispatchOptions(young_s=0)) as (here, gate):
+        await here.node(ScriptedEngine())
+        await gate.live(1)
+        for deadline_s in (0.0, -1.0):
+            with pytest.raises(JobFailed) as caught:
+                await gate.ask(deadline_s=deadline_s)
+            assert caught.value.code is FailureCode.TIMEOUT
+
+
 async def test_a_gateway_that_knows_the_network_says_no_at_once(autojump_clock: MockClock) -> None:
     """Once discovery had its time, a model that nobody offers is no reason to wait."""
     async with gateway(options=DispatchOptions(young_s=20)) as (_, gate):

@@ -11,19 +11,9 @@ from hypothesis import strategies as st
 
 from cxp2p.records import ChatJob, Finish, Message, Prices, Role, Sampling, Service
 from cxp2p_gateway import openai
-from cxp2p_gateway.faults import Base, Condition, Dialect, Fault, render, row_of, text_of
+from cxp2p_gateway.faults import Base, Condition, Dialect, Fault, render
 from cxp2p_gateway.openai import ChatAsk, Chunks, chat_ask
-from doors import card, chat_body, outcome_of, settlement_of
-
-CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-
-
-def refusal(body: dict[str, Any]) -> tuple[str, str | None, str]:
-    """Code, param and text that a body is refused with."""
-    with pytest.raises(Fault) as caught:
-        chat_ask(body)
-    fault = caught.value
-    return row_of(fault, Base.ALIAS).code, fault.param, text_of(fault, Base.ALIAS)
+from doors import card, chat_body, outcome_of, refusal, settlement_of
 
 
 def test_a_small_body_gets_the_products_defaults() -> None:
@@ -227,115 +217,6 @@ def test_what_nothing_here_can_do_yet_is_refused_by_name(changes: dict[str, Any]
     code, named, text = refusal(chat_body(**changes))
     assert (code, named) == ("unsupported_parameter", param)
     assert text.startswith(f"Unsupported parameter '{param}': ")
-
-
-def messages(*raw: Any) -> tuple[Message, ...]:
-    return chat_ask(chat_body(messages=list(raw))).job.messages
-
-
-def test_all_roles_and_contents_become_plain_turns() -> None:
-    """Every role and every text content that OpenAI's clients send has its turn; parts stand on lines of their own."""
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert messages(
-        {"role": "system", "content": "s"},
-        {"role": "developer", "content": parts},
-        {"role": "user", "content": parts, "name": "Ann"},
-        {"role": "assistant", "content": None, "tool_calls": [CALL]},
-        {"role": "tool", "content": "42", "tool_call_id": "call_1"},
-        {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
-        {"role": "assistant", "function_call": {"name": "f", "arguments": ""}},
-        {"role": "function", "name": "f", "content": None},
-        {"role": "user", "content": ""},
-    ) == (
-        Message(role=Role.SYSTEM, content="s"),
-        Message(role=Role.DEVELOPER, content="a\nb"),
-        Message(role=Role.USER, content="a\nb", name="Ann"),
-        Message(role=Role.ASSISTANT, content=""),
-        Message(role=Role.TOOL, content="42"),
-        Message(role=Role.ASSISTANT, content="no"),
-        Message(role=Role.ASSISTANT, content=""),
-        Message(role=Role.TOOL, content="", name="f"),
-        Message(role=Role.USER, content=""),
-    )
-
-
-ROLES = "system, developer, user, assistant, tool, function"
-
-
-@pytest.mark.parametrize(
-    ("message", "code", "param", "problem"),
-    [
-        ("x", "invalid_type", "", "expected an object, got a string"),
-        (None, "invalid_type", "", "expected an object, got null"),
-        ({"content": "x"}, "out_of_range", ".role", f"it is missing; it is one of {ROLES}"),
-        ({"role": "bot", "content": "x"}, "out_of_range", ".role", f"it is not one of {ROLES}"),
-        ({"role": 1, "content": "x"}, "invalid_type", ".role", "expected a string, got a number"),
-        ({"role": "user"}, "invalid_type", ".content", "expected a string or an array of parts, got null"),
-        ({"role": "assistant"}, "invalid_type", ".content", "expected a string or an array of parts, got null"),
-        (
-            {"role": "user", "content": 1},
-            "invalid_type",
-            ".content",
-            "expected a string or an array of parts, got a number",
-        ),
-        ({"role": "user", "content": []}, "out_of_range", ".content", "0 parts is not between 1 and 1024"),
-        ({"role": "user", "content": ["x"]}, "invalid_type", ".content[0]", "expected an object, got a string"),
-        (
-            {"role": "user", "content": [{"type": "text"}]},
-            "invalid_type",
-            ".content[0].text",
-            "expected a string, got null",
-        ),
-        (
-            {"role": "user", "content": [{"type": "video"}]},
-            "out_of_range",
-            ".content[0].type",
-            "it is not a kind of part that a message of role 'user' may have",
-        ),
-        (
-            {"role": "system", "content": [{"type": "image_url"}]},
-            "out_of_range",
-            ".content[0].type",
-            "it is not a kind of part that a message of role 'system' may have",
-        ),
-        ({"role": "user", "content": "\ud800"}, "invalid_type", ".content", "it is not valid Unicode text"),
-        (
-            {"role": "user", "content": "x", "name": ""},
-            "out_of_range",
-            ".name",
-            "0 characters is not between 1 and 128",
-        ),
-        (
-            {"role": "tool", "content": "x", "tool_call_id": "other"},
-            "out_of_range",
-            ".tool_call_id",
-            "it does not answer a tool call of an earlier message",
-        ),
-        (
-            {"role": "assistant", "tool_calls": [{"type": "function"}]},
-            "invalid_type",
-            ".tool_calls[0].id",
-            "expected a string, got null",
-        ),
-        (
-            {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f"}}]},
-            "invalid_type",
-            ".tool_calls[0].function.arguments",
-            "expected a string, got null",
-        ),
-        (
-            {"role": "assistant", "tool_calls": [{"id": "a", "type": "function"}]},
-            "invalid_type",
-            ".tool_calls[0].function",
-            "expected an object, got null",
-        ),
-    ],
-)
-def test_a_wrong_message_is_named_with_its_place(message: Any, code: str, param: str, problem: str) -> None:
-    """The path to what is wrong goes down to the field of the part of the message."""
-    param = f"messages[1]{param}"
-    body = chat_body(messages=[{"role": "user", "content": "x"}, message])
-    assert refusal(body) == (code, param, f"Invalid value for '{param}': {problem}")
 
 
 @pytest.mark.parametrize(
