@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -74,13 +75,12 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     Leaving the block waits until the last answer is out if `stop` was called, and cuts them otherwise. Raises CxError:
     SettingsError, StoreError, IdentityError, PeerUnreachable.
     """
-    data_path = settings.data_path or default_data_path("gateway")
     rng = random.SystemRandom()
     async with (
-        open_store(data_path / "gateway.sqlite", wall_ms) as store,
-        open_peer(settings.peer, data_path) as (identity, network),
+        open_store(store_path(settings), wall_ms) as store,
+        open_peer(settings.peer, _data_path(settings)) as (identity, network),
         join(identity, network, rng) as net,
-        open_dispatch(net, store, wall_ms, DispatchOptions(jobs_max=settings.jobs.jobs_max)) as dispatch,
+        open_dispatch(net, store, wall_ms, _options(settings)) as dispatch,
     ):
         first = await found_account(store, settings.accounts.credit, wall_ms(), rng)
         accounts = Accounts(store, wall_ms, settings.accounts.user_id)
@@ -92,6 +92,20 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             yield Gateway(peer=identity.peer, url=url, first=first, net=net, store=store, front=front)
             if not front.closing.is_set():
                 nursery.cancel_scope.cancel()
+
+
+def store_path(settings: GatewaySettings) -> Path:
+    """Where the gateway's database is, or will be."""
+    return _data_path(settings) / "gateway.sqlite"
+
+
+def _data_path(settings: GatewaySettings) -> Path:
+    return settings.data_path or default_data_path("gateway")
+
+
+def _options(settings: GatewaySettings) -> DispatchOptions:
+    receipts = settings.receipts
+    return DispatchOptions(jobs_max=settings.jobs.jobs_max, kept_days=receipts.days, kept_max=receipts.kept_max)
 
 
 def _patience(http: HttpSettings) -> Patience:

@@ -53,6 +53,17 @@ class JobSettings(BaseModel):
     jobs_max: int = Field(256, ge=1, le=100_000, description="Jobs at once; more are told to come back.")
 
 
+class ReceiptSettings(BaseModel):
+    """How long what was signed about a job is kept. Credit does not depend on it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    days: int = Field(90, ge=1, le=36_500, description="Receipts older than so many days are dropped.")
+    kept_max: int = Field(
+        1_000_000, ge=1, le=10**9, description="At most so many are kept, 2 KB each; the oldest are dropped first."
+    )
+
+
 class GatewaySettings(BaseModel):
     """Everything a gateway can be told."""
 
@@ -65,3 +76,4 @@ class GatewaySettings(BaseModel):
     http: HttpSettings = Field(default_factory=HttpSettings, description="The OpenAI-style HTTP interface.")
     accounts: AccountSettings = Field(default_factory=AccountSettings, description="Who may come in.")
     jobs: JobSettings = Field(default_factory=JobSettings, description="How much is done at once.")
+    receipts: ReceiptSettings = Field(default_factory=ReceiptSettings, description="How long receipts are kept.")

@@ -27,6 +27,9 @@ R = TypeVar("R")
 HOLD_GRACE_MS: Final = 120_000  # after a job's deadline: a hold that is still open then was forgotten, which is a bug
 HOLD_LIFE_S_MAX: Final = 86_400.0
 UPKEEP_S: Final = 5.0
+FORGOTTEN_STEP: Final = 200  # receipts in one write, some milliseconds: jobs wait for the same disk
+FORGETTING_PAUSE_S: Final = 0.1  # between two writes while there are more
+DAY_MS: Final = 86_400_000
 CARDS_FRESH_S: Final = 1.0  # as often as nodes beat
 GENERATION_LENGTH_MAX: Final = 128  # of an id that a client asks for; ours have 35 characters
 
@@ -36,13 +39,15 @@ class DispatchOptions:
     """`jobs_max` at once in the gateway; over it callers are told to come back after `retry_after_s`.
 
     A gateway that started less than `young_s` ago waits up to `patience_s` for a first node that offers the model;
-    later it knows the network, and says no at once.
+    later it knows the network, and says no at once. Receipts are kept for `kept_days`, and at most `kept_max` of them.
     """
 
     jobs_max: int = 256
     retry_after_s: float = 2.0
     young_s: float = 20.0
     patience_s: float = 5.0
+    kept_days: int = 90
+    kept_max: int = 1_000_000
 
 
 class JobBooks:
@@ -178,16 +183,20 @@ class Dispatch:
     # Upkeep.
 
     async def keep(self) -> None:
-        """Notes the models that come and go, and ends overdue holds; ends only by cancellation."""
+        """Notes the models that come and go, ends overdue holds, drops old receipts; ends only by cancellation."""
         while True:
             self._note_models()
+            forgotten = 0
             try:
                 overdue = await self._store.expire()
                 if overdue:
                     log.error("%d holds were never ended by their jobs and have expired; please report this", overdue)
+                kept = self._options
+                age_ms = kept.kept_days * DAY_MS
+                forgotten = await self._store.forget_generations(age_ms, kept.kept_max, FORGOTTEN_STEP)
             except StoreError as error:
-                log.warning("overdue holds wait: %s", error)
-            await trio.sleep(UPKEEP_S)
+                log.warning("overdue holds and old receipts wait: %s", error)
+            await trio.sleep(FORGETTING_PAUSE_S if forgotten == FORGOTTEN_STEP else UPKEEP_S)
 
 
 @asynccontextmanager

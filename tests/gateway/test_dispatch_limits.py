@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from cxp2p.ledger import HoldState
 from cxp2p.net.memory import MemoryNetwork
 from cxp2p.records import FailureCode
 from cxp2p_gateway.asking import Overloaded
-from cxp2p_gateway.dispatch import DispatchOptions, open_dispatch
+from cxp2p_gateway.dispatch import DAY_MS, FORGOTTEN_STEP, UPKEEP_S, DispatchOptions, open_dispatch
 from cxp2p_gateway.store import StoreError
 from cxp2p_gateway.store.sqlite import open_store
 from gates import CALLER, CREDIT, OTHER, Disk, Gateway, gateway, open_gate
@@ -154,6 +155,33 @@ async def test_a_young_gateway_waits_only_so_long(autojump_clock: MockClock) -> 
         assert caught.value.code is FailureCode.TIMEOUT
         assert trio.current_time() - started == pytest.approx(5)
         assert gate.dispatch.running == 0
+
+
+async def test_old_receipts_are_dropped_in_small_steps(autojump_clock: MockClock) -> None:
+    """By number and by age, the oldest first, without a pause as long as there are more than fit in a step."""
+    options = DispatchOptions(kept_max=3, kept_days=1)
+    async with gateway(options=options) as (here, gate):
+        await here.node(ScriptedEngine(pause_s=0.01))
+        await gate.live(1)
+        for number in range(5):
+            await gate.ask("word", generation=f"chatcmpl-{number}")
+        kept = gate.disk.tables.generations
+        await trio.sleep(UPKEEP_S)
+        assert [each.id for each in kept.values()] == ["chatcmpl-2", "chatcmpl-3", "chatcmpl-4"]
+        newest = list(kept.items())
+        kept.clear()
+        for number in range(2 * FORGOTTEN_STEP + 1):
+            old = replace(newest[0][1], order_id=f"old-{number}", created_at_ms=here.wall_ms() - DAY_MS)
+            kept[old.order_id] = old
+        kept.update(newest)
+        await trio.sleep(UPKEEP_S + 1)
+        assert [each.id for each in kept.values()] == ["chatcmpl-2", "chatcmpl-3", "chatcmpl-4"]
+        gate.disk.full = True
+        await trio.sleep(2 * UPKEEP_S)  # a disk that is full is no reason to stop
+        gate.disk.full = False
+        await gate.ask("word", generation="chatcmpl-5")
+        await trio.sleep(UPKEEP_S)
+        assert [each.id for each in kept.values()] == ["chatcmpl-3", "chatcmpl-4", "chatcmpl-5"]
 
 
 async def test_a_deadline_that_is_over_is_a_timeout(autojump_clock: MockClock) -> None:

@@ -232,10 +232,58 @@ async def test_a_cancelled_call_has_not_begun(store: Store) -> None:
     assert (await store.balance("user_1")).held == 0
 
 
+# Old receipts.
+
+
+async def kept(store: Store, count: int = 9) -> list[int]:
+    """Which of the first so many receipts are there."""
+    return [number for number in range(count) if await store.generation("user_1", f"chatcmpl-{number}")]
+
+
+async def settle_some(store: Store, clock: Clock, count: int, pause_ms: int = 0) -> None:
+    await store.found("user_1", KEY, 1000)
+    for number in range(count):
+        await store.reserve(f"o{number}", "user_1", 10, 2**60)
+        await store.settle(generation(f"o{number}", id=f"chatcmpl-{number}", created_at_ms=clock.wall_ms))
+        clock.wall_ms += pause_ms
+
+
+async def test_receipts_over_an_age_are_dropped_oldest_first(store: Store, clock: Clock) -> None:
+    """In steps; those that are young enough stay, and so does the credit."""
+    await settle_some(store, clock, 9, pause_ms=1000)
+    before = await store.balance("user_1")
+
+    assert await store.forget_generations(10_000, 100, 3) == 0
+    assert await store.forget_generations(4_000, 100, 3) == 3
+    assert await kept(store) == [3, 4, 5, 6, 7, 8]
+    assert await store.forget_generations(4_000, 100, 3) == 2
+    assert await store.forget_generations(4_000, 100, 3) == 0
+    assert await kept(store) == [5, 6, 7, 8]
+    assert await store.balance("user_1") == before
+    assert await store.audit() == ()
+
+
+async def test_receipts_beyond_a_number_are_dropped_oldest_first(store: Store, clock: Clock) -> None:
+    """However young they are; what comes later is counted anew."""
+    await settle_some(store, clock, 7)
+
+    assert await store.forget_generations(1, 5, 10) == 2
+    assert await kept(store) == [2, 3, 4, 5, 6]
+    assert await store.forget_generations(1, 5, 10) == 0
+    await store.reserve("o7", "user_1", 10, LATER_MS)
+    await store.settle(generation("o7", id="chatcmpl-7"))
+    assert await store.forget_generations(1, 5, 10) == 1
+    assert await kept(store) == [3, 4, 5, 6, 7]
+    assert await store.forget_generations(1, 0, 10) == 5
+    assert await kept(store) == []
+    assert await store.audit() == ()
+
+
 # The twins do the same, whatever is done to them.
 
 IDS = st.sampled_from(["a", "b", "c"])
 ACTS = st.one_of(
+    st.tuples(st.just("put_key"), st.builds(replace, st.just(KEY), id=IDS, created_at_ms=st.integers(0, 2))),
     st.tuples(st.just("grant"), IDS, st.sampled_from(["user_1", "network"]), st.integers(-1, 50)),
     st.tuples(st.just("reserve"), IDS, st.sampled_from(["user_1", "user_2"]), st.integers(-1, 50), st.just(LATER_MS)),
     st.tuples(st.just("settle"), st.builds(generation, IDS, st.integers(-1, 50), account=st.just("user_1"))),
@@ -244,6 +292,8 @@ ACTS = st.one_of(
     st.tuples(st.just("expire")),
     st.tuples(st.just("balance"), st.sampled_from(["user_1", "node:peer", "network"])),
     st.tuples(st.just("generation"), st.just("user_1"), st.just("chatcmpl-1")),
+    st.tuples(st.just("forget_generations"), st.integers(-1, 1), st.integers(0, 2), st.integers(0, 3)),
+    st.tuples(st.just("keys_of"), st.sampled_from(["user_1", "user_2"])),
 )
 
 

@@ -22,6 +22,14 @@ class StoreError(CxError):
     """The gateway's database cannot be used. The message says why, and what to do."""
 
 
+class StoreLocked(StoreError):
+    """Another process keeps the database. `keeper`: its id, or "unknown"."""
+
+    def __init__(self, message: str, keeper: str) -> None:
+        super().__init__(message)
+        self.keeper = keeper
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """One settled order of one account, and the exact bytes that were signed about it.
@@ -58,6 +66,9 @@ class Tables(Book, Protocol):
 
     def key(self, key_id: str) -> Key | None: ...
 
+    def keys_of(self, account_id: str) -> tuple[Key, ...]:
+        """The keys of an account, oldest first."""
+
     def put_key(self, key: Key) -> None:
         """Adds a key, or replaces the one with its id."""
 
@@ -66,6 +77,9 @@ class Tables(Book, Protocol):
 
     def add_generation(self, generation: Generation) -> None:
         """Adds one; the same order again changes nothing."""
+
+    def forget_generations(self, before_ms: int, kept_max: int, step: int) -> int:
+        """Of the `step` oldest, drops those from before `before_ms` and those beyond `kept_max`; says how many."""
 
     def all_balances(self) -> tuple[Account, ...]: ...
 
@@ -175,6 +189,10 @@ class Store:
         """What is kept of a key."""
         return await self._do(lambda tables: tables.key(key_id))
 
+    async def keys_of(self, account_id: str) -> tuple[Key, ...]:
+        """The keys of an account, oldest first, with those that are revoked."""
+        return await self._do(lambda tables: tables.keys_of(account_id))
+
     async def put_key(self, key: Key) -> None:
         """Adds a key, or replaces the one with its id."""
         await self._do(lambda tables: tables.put_key(key))
@@ -197,3 +215,11 @@ class Store:
     async def generation(self, account_id: str, generation_id: str) -> Generation | None:
         """What was settled under an id, the newest; None for another account's and unknown ones."""
         return await self._do(lambda tables: tables.generation(account_id, generation_id))
+
+    async def forget_generations(self, age_ms: int, kept_max: int, step: int) -> int:
+        """Drops the oldest receipts: those over an age, and those beyond a number. Balances stay as they are.
+
+        At most `step` in one call, so that jobs never wait for it; returns how many it were.
+        """
+        before_ms = self._wall_ms() - age_ms
+        return await self._do(lambda tables: tables.forget_generations(before_ms, kept_max, step))

@@ -35,6 +35,10 @@ class MemoryTables(Ledger):
     def key(self, key_id: str) -> Key | None:
         return self.keys.get(key_id)
 
+    def keys_of(self, account_id: str) -> tuple[Key, ...]:
+        kept = (key for key in self.keys.values() if key.account == account_id)
+        return tuple(sorted(kept, key=lambda key: (key.created_at_ms, key.id)))
+
     def put_key(self, key: Key) -> None:
         self.keys[key.id] = key
 
@@ -44,6 +48,14 @@ class MemoryTables(Ledger):
 
     def add_generation(self, generation: Generation) -> None:
         self.generations.setdefault(generation.order_id, generation)
+
+    def forget_generations(self, before_ms: int, kept_max: int, step: int) -> int:
+        over = len(self.generations) - kept_max
+        oldest = list(self.generations.values())[:step]
+        dropped = [each for place, each in enumerate(oldest) if place < over or each.created_at_ms < before_ms]
+        for each in dropped:
+            del self.generations[each.order_id]
+        return len(dropped)
 
     def all_balances(self) -> tuple[Account, ...]:
         return tuple(self.accounts.values())

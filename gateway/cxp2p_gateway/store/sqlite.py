@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import URL, Connection, NullPool, create_engine, event, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
-from cxp2p_gateway.store import Store, StoreError, Tables
+from cxp2p_gateway.store import Store, StoreError, StoreLocked, Tables
 from cxp2p_gateway.store.tables import METADATA, SqlTables
 from cxp2p_gateway.store.writer import open_writer
 
@@ -63,9 +63,10 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             keeper = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            raise StoreError(
+            raise StoreLocked(
                 f"the gateway's database {path} is kept by another gateway (process {keeper}): "
-                "stop that one, or give this one its own data path"
+                "stop that one, or give this one its own data path",
+                keeper,
             ) from None
         os.truncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())

@@ -21,6 +21,8 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    delete,
+    func,
     literal_column,
     select,
 )
@@ -113,6 +115,7 @@ _BALANCE: Final = select(*_columns(BALANCES, Account)).where(BALANCES.c.id == _I
 _HOLD: Final = select(*_columns(HOLDS, Hold)).where(HOLDS.c.id == _ID)
 _TRANSFER: Final = select(*_columns(TRANSFERS, Transfer)).where(TRANSFERS.c.id == _ID)
 _KEY: Final = select(*_columns(KEYS, Key)).where(KEYS.c.id == _ID)
+_KEYS_OF: Final = select(*_columns(KEYS, Key)).where(KEYS.c.account == _ID).order_by(KEYS.c.created_at_ms, KEYS.c.id)
 _OPEN_HOLDS: Final = select(*_columns(HOLDS, Hold)).where(HOLDS.c.state == HoldState.OPEN.value)
 _GENERATION: Final = (
     select(*_columns(GENERATIONS, Generation))
@@ -134,6 +137,17 @@ _PUT_HOLD: Final = _WRITE_HOLD.on_conflict_do_update(
 )
 _PUT_KEY: Final = insert(KEYS).prefix_with("OR REPLACE")
 _ADD_GENERATION: Final = insert(GENERATIONS).on_conflict_do_nothing(index_elements=["order_id"])
+
+
+_ROW: Final = literal_column("rowid", Integer)  # in the order of their coming: rows are only ever taken from the start
+_NEWEST_ROW: Final = select(func.max(_ROW)).select_from(GENERATIONS).scalar_subquery()
+_OLDEST: Final = (
+    select(_ROW.label("row"), GENERATIONS.c.created_at_ms).order_by(_ROW).limit(bindparam("step")).subquery("oldest")
+)
+_OVERDUE: Final = select(_OLDEST.c.row).where(
+    (_OLDEST.c.created_at_ms < bindparam("before_ms")) | (_OLDEST.c.row <= _NEWEST_ROW - bindparam("kept_max"))
+)
+_FORGET_GENERATIONS: Final = delete(GENERATIONS).where(_ROW.in_(_OVERDUE))
 
 
 class SqlTables:
@@ -182,6 +196,9 @@ class SqlTables:
         row = self._one(_KEY, wanted=key_id)
         return Key(**row._mapping) if row else None
 
+    def keys_of(self, account_id: str) -> tuple[Key, ...]:
+        return tuple(Key(**row._mapping) for row in self._connection.execute(_KEYS_OF, {"wanted": account_id}))
+
     def put_key(self, key: Key) -> None:
         self._connection.execute(_PUT_KEY, _values(key))
 
@@ -191,6 +208,10 @@ class SqlTables:
 
     def add_generation(self, generation: Generation) -> None:
         self._connection.execute(_ADD_GENERATION, _values(generation))
+
+    def forget_generations(self, before_ms: int, kept_max: int, step: int) -> int:
+        wanted = {"before_ms": before_ms, "kept_max": kept_max, "step": step}
+        return self._connection.execute(_FORGET_GENERATIONS, wanted).rowcount
 
     # All of them, for the audit.
 
