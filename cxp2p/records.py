@@ -119,20 +119,60 @@ class Role(StrEnum):
 
 
 @record
+class ToolCall:
+    """A tool call in an earlier turn. `arguments` is JSON as the model wrote it."""
+
+    id: Name
+    name: Name
+    arguments: Text
+
+
+@record
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. `tool_call_id`: of a tool's answer, which call it answers."""
 
     role: Role
     content: Text
     name: Name | None = None
+    tool_calls: Annotated[tuple[ToolCall, ...], Len(0, 128)] = ()
+    tool_call_id: Name | None = None
+
+
+@record
+class Tool:
+    """A function that the model may call. `parameters` is a JSON Schema as JSON text; empty: any object."""
+
+    name: Annotated[str, Strict(), Len(1, 64)]
+    description: Text = ""
+    parameters: Text = ""
+
+
+class ToolMode(StrEnum):
+    """Whether the model calls tools: as it likes, never, at least one, or the one that is named."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+    NAMED = "named"
+
+
+class AnswerForm(StrEnum):
+    """What an answer must be: free text, any JSON object, or JSON of a schema."""
+
+    TEXT = "text"
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
 
 
 @record
 class Sampling:
-    """How the next token is drawn. `seed` None: the order's seed is used."""
+    """How the next token is drawn. `top_k` 0: from all. `seed` None: the order's seed is used."""
 
     temperature: Annotated[float, Ge(0), Le(2)] = 0.7
     top_p: Annotated[float, Ge(0), Le(1)] = 1.0
+    top_k: Count = 0
+    min_p: Annotated[float, Ge(0), Le(1)] = 0.0
+    repeat_penalty: Annotated[float, Ge(0.01), Le(10)] = 1.0
     frequency_penalty: Annotated[float, Ge(-2), Le(2)] = 0.0
     presence_penalty: Annotated[float, Ge(-2), Le(2)] = 0.0
     logit_bias: Annotated[tuple[tuple[TokenId, Annotated[float, Ge(-100), Le(100)]], ...], Len(0, 1024)] = ()
@@ -141,13 +181,24 @@ class Sampling:
 
 @record
 class ChatJob:
-    """A chat completion. `max_tokens` None: as many as the context and the order allow."""
+    """A chat completion. `max_tokens` None: as many as the context and the order allow.
+
+    `tool_name`: the tool that ToolMode.NAMED means. `schema`: of AnswerForm.JSON_SCHEMA, as JSON text. `logprobs`: how
+    many alternatives to tell for each token; None: none, and not the token's own either.
+    """
 
     model: Name
     messages: Annotated[tuple[Message, ...], Len(1, 1024)]
     max_tokens: Annotated[int, Strict(), Ge(1), Le(2**31 - 1)] | None = None
     stop: Annotated[tuple[Annotated[str, Strict(), Len(1, 1024)], ...], Len(0, 4)] = ()
     sampling: Sampling = Sampling()
+    tools: Annotated[tuple[Tool, ...], Len(0, 128)] = ()
+    tool_mode: ToolMode = ToolMode.AUTO
+    tool_name: Name | None = None
+    parallel_calls: Flag = True
+    form: AnswerForm = AnswerForm.TEXT
+    schema: Text = ""
+    logprobs: Annotated[int, Strict(), Ge(0), Le(20)] | None = None
 
 
 # The conversation about one job: /cxp2p/job/1.
@@ -172,6 +223,7 @@ class FailureCode(StrEnum):
     ENGINE_DIED = "engine_died"
     CONTEXT_LENGTH = "context_length"  # `limit` and `actual` in tokens
     REQUEST_UNSUPPORTED = "request_unsupported"
+    SCHEMA_INVALID = "schema_invalid"  # a JSON Schema that this node's engine cannot hold an answer to
     ASKER_TOO_SLOW = "asker_too_slow"
     TIMEOUT = "timeout"
     INTERNAL = "internal"
@@ -214,11 +266,44 @@ class Refusal:
 
 
 @record
+class CallPart:
+    """A part of tool call `number` of an answer: its name with the first part, then its arguments as JSON text."""
+
+    number: Count
+    name: Name | None = None
+    arguments: Text = ""
+
+
+@record
+class Alternative:
+    """A token that could have been drawn. `data` are its bytes, which need not be whole characters."""
+
+    data: Blob
+    logprob: float
+
+
+@record
+class Logprob:
+    """How likely a drawn token was, and the likeliest others."""
+
+    data: Blob
+    logprob: float
+    top: Annotated[tuple[Alternative, ...], Len(0, 20)] = ()
+
+
+@record
 class Piece:
-    """Node → asker: a streamed part of the result, and the token ids it is made of."""
+    """Node → asker: a streamed part of the result, and the token ids it is made of.
+
+    `text` is of the answer itself, `reasoning` of what the model thought before it. `logprobs`, if they were asked for,
+    are of the token ids of this piece that are not the end mark.
+    """
 
     text: Text
     token_ids: Annotated[tuple[TokenId, ...], Len(0, 4096)]
+    reasoning: Text = ""
+    calls: Annotated[tuple[CallPart, ...], Len(0, 256)] = ()
+    logprobs: Annotated[tuple[Logprob, ...], Len(0, 4096)] = ()
 
 
 @record

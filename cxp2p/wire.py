@@ -63,8 +63,8 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
 
 
 def encode(value: object) -> bytes:
-    """A record as a CBOR map of its fields. Encoding the same value gives the same bytes."""
-    return cbor2.dumps(_adapter(type(value)).dump_python(value))
+    """A record as a CBOR map of its fields, but those at their defaults. The same value gives the same bytes."""
+    return cbor2.dumps(_adapter(type(value)).dump_python(value, exclude_defaults=True))
 
 
 def decode(kind: type[T], data: bytes) -> T:
@@ -77,7 +77,7 @@ def encode_frame(value: object) -> bytes:
     tag = _TAG_OF_RECORD.get(type(value))
     if tag is None:
         raise LocalProtocolError(f"{type(value).__name__} has no frame tag: add it to protocols.py and wire.py")
-    body = cbor2.dumps([tag, _adapter(type(value)).dump_python(value)])
+    body = cbor2.dumps([tag, _adapter(type(value)).dump_python(value, exclude_defaults=True)])
     return encode_uvarint(len(body)) + body
 
 
