@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import trio
 
-from cxp2p.errors import SettingsError
+from cxp2p.client import wall_ms
+from cxp2p.errors import CxError, SettingsError
+from cxp2p.net.tasks import sole
 from cxp2p.paths import default_config_path
 from cxp2p.program import LOG_LEVELS, announce, fail, run, set_up_logging
 from cxp2p.settings import load_settings, write_commented
-from cxp2p_gateway.app import Gateway, open_gateway
+from cxp2p_gateway.accounts import Accounts, issue_key
+from cxp2p_gateway.app import Gateway, open_gateway, store_path
 from cxp2p_gateway.config import GatewaySettings
+from cxp2p_gateway.keys import Key
+from cxp2p_gateway.keys import key_id as id_of
+from cxp2p_gateway.store import Store, StoreError, StoreLocked
+from cxp2p_gateway.store.sqlite import open_store
+
+T = TypeVar("T")
+
+NO_ACCOUNT = "there is no account yet: the first start of `cxp2p gateway run` makes one, and shows its key"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,3 +100,109 @@ def init(path: Path | None, force: bool) -> None:
         click.echo(f"wrote {write_commented(GatewaySettings, 'gateway', path, force=force)}")
     except SettingsError as error:
         fail(error)
+
+
+@gateway.group()
+def key() -> None:
+    """The API keys of this gateway's account, while the gateway does not run."""
+
+
+_CONFIG = click.option("--config", type=click.Path(path_type=Path), default=None, help="The gateway's settings file.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Say it as a line of JSON.")
+
+
+@key.command("new")
+@_CONFIG
+@_JSON
+def key_new(config: Path | None, as_json: bool) -> None:
+    """Make one more key for the first account, and show it once. The keys it has stay valid.
+
+    \b
+    Example:
+      cxp2p gateway key new
+    """
+
+    async def make(store: Store) -> tuple[str, str]:
+        account = await _first_account(store)
+        return account, await issue_key(store, account, wall_ms(), random.SystemRandom())
+
+    account, text = _with_store(config, make)
+    facts = {"event": "key", "user_id": account, "api_key": text}
+    announce(facts, f"account {account}\nits new API key, shown only now: {text}", as_json=as_json)
+
+
+@key.command("list")
+@_CONFIG
+@_JSON
+def key_list(config: Path | None, as_json: bool) -> None:
+    """List the ids of all keys: the eight characters after `sk-cx-`. A key itself is never shown again."""
+
+    async def look(store: Store) -> tuple[Key, ...]:
+        return await store.keys_of(await _first_account(store))
+
+    for each in _with_store(config, look):
+        state = "revoked" if each.revoked_at_ms is not None else "valid"
+        facts = {
+            "event": "key",
+            "id": each.id,
+            "state": state,
+            "created_at_ms": each.created_at_ms,
+            "used_at_ms": each.used_at_ms,
+        }
+        used = f"last used {_day(each.used_at_ms)}" if each.used_at_ms else "never used"
+        announce(facts, f"{each.id}  {state:7}  made {_day(each.created_at_ms)}, {used}", as_json=as_json)
+
+
+@key.command("revoke")
+@click.argument("key_id", metavar="ID")
+@_CONFIG
+def key_revoke(key_id: str, config: Path | None) -> None:
+    """End a key, by its id or by the whole key. It cannot be undone.
+
+    \b
+    Example:
+      cxp2p gateway key revoke abcd2345
+    """
+    wanted = id_of(key_id) or key_id
+
+    async def end(store: Store) -> bool:
+        return await Accounts(store, wall_ms).revoke(wanted)
+
+    if not _with_store(config, end):
+        fail(SettingsError(f"there is no key {wanted!r}; `cxp2p gateway key list` shows the ids of all keys"))
+    click.echo(f"key {wanted} is revoked")
+
+
+async def _first_account(store: Store) -> str:
+    accounts = await store.accounts()
+    if not accounts:
+        raise SettingsError(NO_ACCOUNT)
+    return accounts[0]
+
+
+def _with_store(config: Path | None, act: Callable[[Store], Awaitable[T]]) -> T:
+    """What `act` returns for the gateway's store. Ends the program with the reason if the store cannot be used."""
+
+    async def main() -> T:
+        path = store_path(_settings(config, (), None))
+        if not path.exists():
+            raise SettingsError(f"{NO_ACCOUNT} (there is no {path})")
+        async with open_store(path, wall_ms) as store:
+            return await act(store)
+
+    try:
+        return trio.run(main)
+    except (CxError, BaseExceptionGroup) as error:
+        only = sole(error)
+        if isinstance(only, StoreLocked):
+            only = StoreError(
+                f"the gateway runs (process {only.keeper}) and keeps its database for itself: "
+                f"stop it (kill {only.keeper}), do this again, and start it anew"
+            )
+        if isinstance(only, CxError):
+            fail(only)
+        raise
+
+
+def _day(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
