@@ -36,6 +36,7 @@ OFFERS_PER_ANSWER_MAX: Final = 32  # of full size they fill an answer
 OFFERS_ANSWER_BYTES_MAX: Final = 512 * 1024  # 32 full offers
 ENVELOPE_BYTES_MAX: Final = 8 * 1024  # an order or receipt is about 600 bytes
 CBOR_DEPTH_MAX: Final = 16  # records nest 4 deep
+CBOR_ITEMS_MAX: Final = 32_768  # in a body over FRAME_BYTES_MAX: four times a ChatJob of 1,024 turns
 WRITE_BYTES_MAX: Final = 65_507  # one Yamux frame that fits one Noise message
 
 STREAMS_PER_PEER_MAX: Final = 128  # jobs of one gateway on one node; half of Yamux's 256 per connection

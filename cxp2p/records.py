@@ -168,14 +168,14 @@ class AnswerForm(StrEnum):
 class Sampling:
     """How the next token is drawn. `top_k` 0: from all. `seed` None: the order's seed is used."""
 
-    temperature: Annotated[float, Ge(0), Le(2)] = 0.7
-    top_p: Annotated[float, Ge(0), Le(1)] = 1.0
+    temperature: Annotated[float, Strict(), Ge(0), Le(2)] = 0.7
+    top_p: Annotated[float, Strict(), Ge(0), Le(1)] = 1.0
     top_k: Count = 0
-    min_p: Annotated[float, Ge(0), Le(1)] = 0.0
-    repeat_penalty: Annotated[float, Ge(0.01), Le(10)] = 1.0
-    frequency_penalty: Annotated[float, Ge(-2), Le(2)] = 0.0
-    presence_penalty: Annotated[float, Ge(-2), Le(2)] = 0.0
-    logit_bias: Annotated[tuple[tuple[TokenId, Annotated[float, Ge(-100), Le(100)]], ...], Len(0, 1024)] = ()
+    min_p: Annotated[float, Strict(), Ge(0), Le(1)] = 0.0
+    repeat_penalty: Annotated[float, Strict(), Ge(0.01), Le(10)] = 1.0
+    frequency_penalty: Annotated[float, Strict(), Ge(-2), Le(2)] = 0.0
+    presence_penalty: Annotated[float, Strict(), Ge(-2), Le(2)] = 0.0
+    logit_bias: Annotated[tuple[tuple[TokenId, Annotated[float, Strict(), Ge(-100), Le(100)]], ...], Len(0, 1024)] = ()
     seed: Annotated[int, Strict(), Ge(-(2**63)), Le(2**63 - 1)] | None = None
 
 

@@ -50,6 +50,7 @@ RECORD_OF_TAG: Final = MappingProxyType(
 _TAG_OF_RECORD: Final = {kind: tag for tag, kind in RECORD_OF_TAG.items()}
 
 UVARINT_BYTES_MAX: Final = 4  # 2**28 bytes, above every limit here
+FAULT_CHARS_MAX: Final = 80
 
 
 _adapters: Final[dict[type, TypeAdapter[Any]]] = {}
@@ -158,7 +159,32 @@ def _refuse_tag(decoder: object, tag: object) -> NoReturn:
 _NO_TAGS: Final = dict.fromkeys((*range(6), *range(21, 38), 43, 100, 258, 260, 261, 1004, 43000, 55799), _refuse_tag)
 
 
+def _check_items(data: bytes) -> None:
+    """Refuses what is small to send and huge to hold: a megabyte of empty maps takes gigabytes and seconds to decode.
+
+    Walks the heads of the items (RFC 8949, 3) up to the limit; whether they are well-formed is for the decoder to say.
+    """
+    at = 0
+    for _ in range(protocols.CBOR_ITEMS_MAX):
+        if at >= len(data):
+            return
+        major, argument = data[at] >> 5, data[at] & 0x1F
+        at += 1
+        if argument >= 24:
+            width = 1 << (argument - 24)
+            if width > 8:
+                return  # an indefinite length or a reserved head: the decoder refuses it
+            argument = int.from_bytes(data[at : at + width], "big")
+            at += width
+        if major in (2, 3):
+            at += argument  # the bytes of a string
+    if at < len(data):
+        raise RemoteProtocolError(f"a body of more than {protocols.CBOR_ITEMS_MAX} items")
+
+
 def _loads(data: bytes) -> Any:
+    if len(data) > protocols.FRAME_BYTES_MAX:
+        _check_items(data)
     source = io.BytesIO(data)
     decoder = cbor2.CBORDecoder(
         source,
@@ -184,5 +210,7 @@ def _validated(kind: type[T], value: object) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise RemoteProtocolError(f"{kind.__name__}.{where}: {first['msg']}") from None
+        # An unknown field's name is a stranger's: it goes to logs and back to the peer, so short and printable.
+        told = ascii(where[:FAULT_CHARS_MAX])[1:-1]
+        raise RemoteProtocolError(f"{kind.__name__}.{told}: {first['msg']}") from None
     return record

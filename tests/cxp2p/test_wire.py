@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cxp2p import protocols
 from cxp2p.errors import LocalProtocolError, RemoteProtocolError
-from cxp2p.records import Accepted, Cancel, Failure, FailureCode, Order, Piece, Refusal, RefusalCode
+from cxp2p.records import Accepted, Cancel, ChatJob, Failure, FailureCode, Order, Piece, Refusal, RefusalCode
 from cxp2p.wire import RECORD_OF_TAG, FrameReader, decode, decode_frame, encode, encode_frame, encode_uvarint
 
 counts = st.integers(0, 2**31 - 1)
@@ -134,3 +134,42 @@ def test_signed_records_hold_no_float() -> None:
 def test_encoding_is_deterministic(value: object) -> None:
     """The same value always gives the same bytes, and they decode to it."""
     assert encode(value) == encode(decode(type(value), encode(value)))
+
+
+MANY = (200_000).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize("item", [b"\xa0", b"\x00", b"\x60", b"\x82\x00\x00", b"\xf9\x00\x00"])
+def test_a_large_body_of_tiny_items_is_not_decoded(item: bytes) -> None:
+    """A body may be large, but not made of so many parts that decoding them stops the program for seconds."""
+    items = b"\x9a" + MANY + item * 200_000
+    with pytest.raises(RemoteProtocolError, match="items"):
+        decode(ChatJob, b"\xa2\x65model\x61x\x68messages" + items)
+    with pytest.raises(RemoteProtocolError, match="items"):
+        decode_frame(b"\x82\x01" + items)
+
+
+def test_a_large_body_of_few_items_is_decoded() -> None:
+    """The largest prompt of one message, and one of the most messages, both pass."""
+    for turns, size in ((1, 15 * 2**20), (1024, 15 * 2**10)):
+        messages = [{"role": "user", "content": "a" * size}] * turns
+        assert len(decode(ChatJob, cbor2.dumps({"model": "x", "messages": messages})).messages) == turns
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.5", True, b"1", -0.1])
+def test_a_number_is_a_number(value: object) -> None:
+    """What samples is a finite number within its range: not a text that looks like one, and not NaN."""
+    job = {"model": "x", "messages": [{"role": "user", "content": "a"}]}
+    for sampling in ({"temperature": value}, {"top_p": value}, {"logit_bias": [[1, value]]}):
+        if value == -0.1 and "logit_bias" in sampling:
+            continue
+        with pytest.raises(RemoteProtocolError):
+            decode(ChatJob, cbor2.dumps({**job, "sampling": sampling}))
+    assert decode(ChatJob, cbor2.dumps({**job, "sampling": {"temperature": 1}})).sampling.temperature == 1
+
+
+def test_a_fault_tells_little_of_a_strangers_words() -> None:
+    """A field name of kilobytes does not fill our log."""
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode(Accepted, cbor2.dumps({"queued": 1, "k" * 9000: 2}))
+    assert len(str(caught.value)) < 300
