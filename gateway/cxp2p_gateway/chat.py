@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -132,7 +133,7 @@ class ChatCompletions:
         await send({"type": "http.response.body", "body": last + openai.DONE})
 
     async def _feed(self, exchange: Exchange, work: Work, pieces: trio.MemorySendChannel[Piece]) -> None:
-        async with pieces:
+        with pieces:  # closed without a checkpoint, where a cancellation could take the place of an error
             await self._run(exchange, work, pieces.send)
 
     async def _forward(
@@ -209,12 +210,12 @@ async def _next_group(pieces: trio.MemoryReceiveChannel[Piece]) -> list[Piece]:
     """All pieces that wait, at least one; none at the end."""
     try:
         group = [await pieces.receive()]
-        while True:
-            group.append(pieces.receive_nowait())
-    except trio.WouldBlock:
-        return group
     except trio.EndOfChannel:
         return []
+    with suppress(trio.WouldBlock, trio.EndOfChannel):
+        while True:
+            group.append(pieces.receive_nowait())
+    return group
 
 
 async def _commit(exchange: Exchange, work: Work, send: Send) -> None:
