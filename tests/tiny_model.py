@@ -24,6 +24,13 @@ TEMPLATE = (
 )
 
 
+def byte_letters() -> list[str]:
+    """The letter that stands for each byte in the vocabularies of GPT-2's kind: printable ones for themselves."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
 def token_of(byte: int) -> int:
     return len(SPECIAL) + byte
 
@@ -48,16 +55,16 @@ def write_tiny_model(path: Path, *, loop: bool = False, context: int = CONTEXT) 
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_vocab_size(vocab)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list([*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))])
-    writer.add_token_scores([0.0] * vocab)
-    kinds = [gguf.TokenType.UNKNOWN, *[gguf.TokenType.CONTROL] * 4, *[gguf.TokenType.BYTE] * 256]
-    writer.add_token_types(kinds)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    letters = byte_letters()
+    writer.add_token_list([*SPECIAL, *letters])
+    writer.add_token_types([*[gguf.TokenType.CONTROL] * len(SPECIAL), *[gguf.TokenType.NORMAL] * 256])
+    writer.add_token_merges([f"{letters[0]} {letters[0]}"])  # there must be one; this one is of no use
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(END)
     writer.add_add_bos_token(False)
-    writer.add_add_space_prefix(False)
     writer.add_chat_template(TEMPLATE)
     for name, tensor in tensors(vocab, loop).items():
         writer.add_tensor(name, tensor)

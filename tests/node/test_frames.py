@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxp2p.errors import RemoteProtocolError
-from cxp2p.records import FailureCode, Finish
+from cxp2p.records import CallPart, FailureCode, Finish, Piece
 from cxp2p_node.engines.frames import (
     FRAME_BYTES_MAX,
     Counted,
@@ -34,7 +34,7 @@ MESSAGES: tuple[Message, ...] = (
     Loaded(runtime="llama.cpp", context_units=512),
     Unfit(reason="no"),
     Counted(job=1, in_units=2, cached_units=1),
-    Made(job=1, text="é", token_ids=(1, 2)),
+    Made(job=1, piece=Piece(text="é", token_ids=(1, 2), calls=(CallPart(number=0, name="f"),))),
     Done(job=1, finish=Finish.STOP),
     Failed(job=1, code=FailureCode.CONTEXT_LENGTH, reason="long", limit=1, actual=2),
 )

@@ -6,7 +6,7 @@ import pytest
 from jinja2 import TemplateError
 
 from cxp2p.errors import JobFailed
-from cxp2p.records import FailureCode, Message, Role
+from cxp2p.records import FailureCode, Message, Role, Tool, ToolCall
 from cxp2p_node.engines.prompt import CHATML, ChatTemplate
 
 HELLO = (Message(role=Role.USER, content="Hello"),)
@@ -53,3 +53,49 @@ def test_a_template_cannot_leave_the_sandbox(source: str) -> None:
 def test_a_broken_template_is_told_when_it_is_loaded() -> None:
     with pytest.raises(TemplateError):
         template("{% for %}")
+
+
+WEATHER = Tool(name="weather", description="The weather.", parameters='{"type": "object", "properties": {}}')
+TALK = (
+    Message(role=Role.SYSTEM, content="Be brief."),
+    *HELLO,
+    Message(
+        role=Role.ASSISTANT,
+        content="",
+        tool_calls=(ToolCall(id="call_1", name="weather", arguments='{"city": "Paris"}'),),
+    ),
+    Message(role=Role.TOOL, content="Rain.", tool_call_id="call_1"),
+)
+
+
+def test_a_template_without_tools_gets_them_in_words() -> None:
+    prompt = template(CHATML).render(TALK, (WEATHER,))
+    assert prompt.startswith("<|im_start|>system\nBe brief.\n\nYou may call functions.")
+    assert '{"type": "function", "function": {"name": "weather"' in prompt
+    assert '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call><|im_end|>' in prompt
+    assert "<|im_start|>user\n<tool_response>\nRain.\n</tool_response><|im_end|>" in prompt
+
+
+def test_a_template_with_tools_gets_them_as_values() -> None:
+    source = (
+        "{% for tool in tools %}{{ tool.function.name }};{% endfor %}{% for m in messages %}{{ m.role }}:"
+        "{% for c in m.tool_calls %}{{ c.function.arguments.city }}{% endfor %}{{ m.tool_call_id }},{% endfor %}"
+    )
+    assert template(source).render(TALK, (WEATHER,)) == "weather;system:,user:,assistant:Paris,tool:call_1,"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "takes longer than"),
+        ("{{ 'a' * 10000000000 }}", "repeats something too often"),
+        ("{{ 10 ** 1000000000 }}", "powers are not allowed"),
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{{ 'aaaaaaaaaaaa' * 5000 }}{% endfor %}{% endfor %}",
+            "over",
+        ),
+    ],
+)
+def test_a_template_has_limits(source: str, said: str) -> None:
+    with pytest.raises(JobFailed, match=said):
+        template(source).render(HELLO)

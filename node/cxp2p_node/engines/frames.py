@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from cxp2p.errors import RemoteProtocolError
-from cxp2p.records import Blob, Count, FailureCode, Finish, Name, Natural, Reason, Text, TokenId, record
+from cxp2p.records import Blob, Count, FailureCode, Finish, Name, Natural, Piece, Reason, record
 from cxp2p.wire import decode, encode
 
 FRAME_BYTES_MAX: Final = 20 * 1024 * 1024  # a whole job: ASK_BYTES_MAX and some
@@ -71,8 +71,7 @@ class Made:
     """Worker → node: a piece of the answer."""
 
     job: Natural
-    text: Text
-    token_ids: tuple[TokenId, ...]
+    piece: Piece
 
 
 @record

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp as llama
+import numpy as np
+from llguidance.llamacpp import lltokenizer_from_vocab
 
-from cxp2p.records import Sampling
+from cxp2p.records import Alternative, Logprob, Sampling
+from cxp2p_node.engines.constraints import Constraints
 from cxp2p_node.engines.slots import Take
 
 TEMPLATE_BYTES_MAX = 1 << 20
 LOG_LEVEL_ERROR = 4
+LOGPROB_MIN = -9999.0  # what stands for "never": JSON knows no infinity
 PENALTY_TOKENS = 4096  # how far back penalties look: more than most answers are long
 
 
@@ -124,6 +128,27 @@ class Model:
     def sampler(self, sampling: Sampling, seed: int) -> Sampler:
         return Sampler(self._context, self.vocab_size, sampling, seed)
 
+    def logits(self, at: int) -> Any:
+        """Batch entry `at`'s logits, one for each token of the vocabulary: an array that can be changed in place."""
+        pointer = llama.llama_get_logits_ith(self._context, at)
+        return np.ctypeslib.as_array(pointer, shape=(self.vocab_size,))
+
+    def constraints(self) -> Constraints:
+        """What grammars need of this model. Takes 0.2 s."""
+        return Constraints(lltokenizer_from_vocab(self._vocab), self.vocab_size)
+
+    def logprob(self, logits: Any, token: int, count: int) -> Logprob:
+        """The log probability of `token` and of the `count` likeliest tokens, by the model alone (temperature 1)."""
+        shifted = logits - logits.max()
+        logprobs = shifted - np.log(np.exp(shifted).sum())
+        best = np.argpartition(logprobs, -count)[-count:] if count else np.empty(0, dtype=int)
+        top = sorted(((float(logprobs[each]), int(each)) for each in best), reverse=True)
+        return Logprob(
+            data=self.piece(token),
+            logprob=max(float(logprobs[token]), LOGPROB_MIN),
+            top=tuple(Alternative(data=self.piece(each), logprob=max(value, LOGPROB_MIN)) for value, each in top),
+        )
+
     def _special(self, token: int) -> str:
         return self._to_bytes(token, special=True).decode(errors="replace") if token >= 0 else ""
 
@@ -162,15 +187,16 @@ def _parts(vocab_size: int, sampling: Sampling, seed: int) -> list[Any]:
     if bias:
         biases = (llama.llama_logit_bias * len(bias))(*(llama.llama_logit_bias(token, value) for token, value in bias))
         parts.append(llama.llama_sampler_init_logit_bias(vocab_size, len(bias), biases))
-    if sampling.frequency_penalty or sampling.presence_penalty:
-        parts.append(
-            llama.llama_sampler_init_penalties(
-                vocab_size, PENALTY_TOKENS, 1.0, sampling.frequency_penalty, sampling.presence_penalty
-            )
-        )
+    if sampling.frequency_penalty or sampling.presence_penalty or sampling.repeat_penalty != 1:
+        penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
+        parts.append(llama.llama_sampler_init_penalties(vocab_size, PENALTY_TOKENS, *penalties))
     if sampling.temperature == 0:
         return [*parts, llama.llama_sampler_init_greedy()]
+    if sampling.top_k:
+        parts.append(llama.llama_sampler_init_top_k(sampling.top_k))
     parts.append(llama.llama_sampler_init_temp(sampling.temperature))
+    if sampling.min_p:
+        parts.append(llama.llama_sampler_init_min_p(sampling.min_p, 1))
     if sampling.top_p < 1:
         parts.append(llama.llama_sampler_init_top_p(max(sampling.top_p, 1e-6), 1))
     return [*parts, llama.llama_sampler_init_dist(_seed32(seed))]

@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -20,8 +20,9 @@ import jinja2
 import llama_cpp
 
 from cxp2p.errors import JobFailed, RemoteProtocolError
-from cxp2p.records import ChatJob, FailureCode, Finish
+from cxp2p.records import ChatJob, FailureCode, Finish, Logprob, ToolMode
 from cxp2p.wire import decode
+from cxp2p_node.engines.constraints import Constraint, Constraints, GrammarError
 from cxp2p_node.engines.frames import (
     Counted,
     Credit,
@@ -36,10 +37,12 @@ from cxp2p_node.engines.frames import (
     Unfit,
     pack,
 )
+from cxp2p_node.engines.grammar import grammar_of
 from cxp2p_node.engines.llama_model import LoadError, Model, Sampler
+from cxp2p_node.engines.output import Output
 from cxp2p_node.engines.prompt import CHATML, ChatTemplate
+from cxp2p_node.engines.segments import THINK_BEGIN, ToolFormat
 from cxp2p_node.engines.slots import Phase, Slots
-from cxp2p_node.engines.text import TextFilter
 
 BATCH_MAX = 512
 COALESCE_S = 0.02  # with several streams, so that frames do not grow with load
@@ -53,6 +56,8 @@ class Prepared:
     start: Start
     chat: ChatJob | None = None
     prompt: tuple[int, ...] = ()
+    thinking: bool = False
+    constraint: Constraint | None = None
     fault: Failed | None = None
 
 
@@ -66,20 +71,20 @@ class Job:
     start: Start
     prompt: tuple[int, ...]
     sampler: Sampler
-    text: TextFilter
+    output: Output
+    constraint: Constraint | None
+    logprobs: int | None
     credit: int
     slot: int = -1
-    made: int = 0
-    pending_text: str = ""
-    pending_ids: list[int] = field(default_factory=list)
     sent_at: float = 0.0
 
 
 class Worker:
     """Steps the model over all running jobs, and listens between the steps."""
 
-    def __init__(self, model: Model, slots: int, inbox: Inbox, out: BinaryIO) -> None:
+    def __init__(self, model: Model, tools: ToolFormat, slots: int, inbox: Inbox, out: BinaryIO) -> None:
         self._model = model
+        self._tools = tools
         self._slots = Slots(slots, model.context_units, BATCH_MAX)
         self._inbox = inbox
         self._out = out
@@ -115,7 +120,7 @@ class Worker:
                 self._enter(message)
             case Credit(job=number, pieces=pieces) if number in self._jobs:
                 self._jobs[number].credit += pieces
-                self._send_pending(self._jobs[number], force=False)
+                self._send_pending(self._jobs[number])
             case Stop(job=number) if number in self._jobs:
                 self._end(self._jobs[number], None)
             case Stop(job=number) if number > self._newest:
@@ -129,8 +134,17 @@ class Worker:
             assert ready.fault is not None
             self._say(ready.fault)
             return
-        sampler = self._model.sampler(ready.chat.sampling, ready.start.seed)
-        job = Job(ready.start, ready.prompt, sampler, TextFilter(ready.chat.stop), ready.start.credit)
+        chat = ready.chat
+        tools = self._tools if chat.tools and chat.tool_mode is not ToolMode.NONE else None
+        job = Job(
+            start=ready.start,
+            prompt=ready.prompt,
+            sampler=self._model.sampler(chat.sampling, ready.start.seed),
+            output=Output(chat.stop, tools, thinking=ready.thinking),
+            constraint=ready.constraint,
+            logprobs=chat.logprobs,
+            credit=ready.start.credit,
+        )
         self._jobs[ready.start.job] = job
         self._waiting.append(job)
 
@@ -150,46 +164,69 @@ class Worker:
         begun = time.monotonic()
         self._model.decode(batch)
         outputs = [(self._jobs[self._slots.slots[take.slot].job], at) for at, take in enumerate(batch) if take.output]
-        tokens = [(job, job.sampler.sample(at)) for job, at in outputs]
+        tokens: list[tuple[Job, int, Logprob | None]] = []
+        lost: list[tuple[Job, GrammarError]] = []
+        for job, at in outputs:
+            try:
+                tokens.append((job, *self._draw(job, at)))
+            except GrammarError as error:
+                lost.append((job, error))
         now = time.monotonic()
         self._slots.done(batch, now - begun)
+        for job, fault in lost:
+            self._say(_failed(job.start, FailureCode.SCHEMA_INVALID, str(fault)))
+            self._end(job, None)
         crowded = sum(slot.phase is not Phase.FREE for slot in self._slots.slots) > 1
-        for job, token in tokens:
-            self._take(job, token, now, crowded)
+        for job, token, logprob in tokens:
+            self._take(job, token, logprob, now, crowded)
 
-    def _take(self, job: Job, token: int, now: float, crowded: bool) -> None:
-        job.made += 1
-        job.pending_ids.append(token)
+    def _draw(self, job: Job, at: int) -> tuple[int, Logprob | None]:
+        """The next token of a job, and how likely it was if that was asked for."""
+        if job.constraint is None and job.logprobs is None:
+            return job.sampler.sample(at), None
+        logits = self._model.logits(at)
+        before = logits.copy() if job.logprobs is not None else None
+        if job.constraint is not None:
+            job.constraint.apply(logits)
+        token = job.sampler.sample(at)
+        if job.constraint is not None:
+            job.constraint.take(token)
+        if before is None or job.logprobs is None or self._model.ends(token):
+            return token, None
+        return token, self._model.logprob(before, token, job.logprobs)
+
+    def _take(self, job: Job, token: int, logprob: Logprob | None, now: float, crowded: bool) -> None:
         if self._model.ends(token):
+            job.output.end_mark(token)
             self._end(job, Finish.STOP)
             return
-        job.pending_text += job.text.feed(self._model.piece(token))
-        if job.text.stopped:
+        job.output.take(token, self._model.piece(token), logprob)
+        if job.output.stopped or (job.constraint is not None and job.constraint.complete):
             self._end(job, Finish.STOP)
-        elif job.made >= job.start.max_out or not self._slots.sampled(job.slot, token):
+        elif job.output.made >= job.start.max_out or not self._slots.sampled(job.slot, token):
             self._end(job, Finish.LENGTH)
         else:
             soon = crowded and job.sent_at and now - job.sent_at < COALESCE_S
             if not soon:
-                self._send_pending(job, force=False)
+                self._send_pending(job)
             self._slots.slots[job.slot].paused = job.credit <= 0
 
-    def _send_pending(self, job: Job, *, force: bool) -> None:
+    def _send_pending(self, job: Job, *, last: bool = False) -> None:
         """Sends what is whole. Without credit it waits, and the slot with it: a slow reader holds up only itself."""
-        if force or (job.credit > 0 and job.pending_ids and job.text.whole):
-            self._say(Made(job=job.start.job, text=job.pending_text, token_ids=tuple(job.pending_ids)))
-            job.pending_text, job.pending_ids = "", []
-            job.credit -= 1
-            job.sent_at = time.monotonic()
+        if last or (job.credit > 0 and job.output.ready):
+            piece = job.output.piece()
+            if piece is not None:
+                self._say(Made(job=job.start.job, piece=piece))
+                job.credit -= 1
+                job.sent_at = time.monotonic()
         if job.slot >= 0:
             self._slots.slots[job.slot].paused = job.credit <= 0
 
     def _end(self, job: Job, finish: Finish | None) -> None:
         """Ends a job: with its last piece and how it finished, or silently if it was stopped."""
         if finish is not None:
-            job.pending_text += job.text.end()
-            if job.pending_ids:
-                self._send_pending(job, force=True)
+            job.output.end()
+            self._send_pending(job, last=True)
             self._say(Done(job=job.start.job, finish=finish))
         if job.slot >= 0:
             self._slots.release(job.slot)
@@ -210,28 +247,53 @@ class Worker:
             self._outbox.clear()
 
 
-def prepare(start: Start, model: Model, template: ChatTemplate) -> Prepared:
-    """Turns a job into tokens. Beside the decoding, as a prompt of megabytes takes seconds."""
-    try:
+class Desk:
+    """Turns jobs into tokens and grammars. Beside the decoding, as a prompt of megabytes takes seconds."""
+
+    def __init__(self, model: Model, template: ChatTemplate) -> None:
+        self._model = model
+        self._template = template
+        self._constraints: Constraints | None = None
+
+    def prepare(self, start: Start) -> Prepared:
+        """Never raises for what a stranger sent: the fault is in what it returns."""
+        try:
+            return self._prepare(start)
+        except JobFailed as error:
+            fault = Failed(job=start.job, code=error.code, reason=error.reason, limit=error.limit, actual=error.actual)
+        except RemoteProtocolError as error:
+            fault = _failed(start, FailureCode.REQUEST_UNSUPPORTED, str(error))
+        except GrammarError as error:
+            fault = _failed(start, FailureCode.SCHEMA_INVALID, str(error))
+        return Prepared(start, fault=fault)
+
+    def _prepare(self, start: Start) -> Prepared:
         chat = decode(ChatJob, start.request)
-        prompt = tuple(model.tokenize(template.render(chat.messages)))
-        room = model.context_units
+        tools = () if chat.tool_mode is ToolMode.NONE else chat.tools
+        text = self._template.render(chat.messages, tools)
+        prompt = tuple(self._model.tokenize(text))
+        room = self._model.context_units
         if not 0 < len(prompt) < room:
             reason = f"the prompt has {len(prompt)} tokens, the context {room}"
             raise JobFailed(FailureCode.CONTEXT_LENGTH, reason, room, len(prompt))
-    except JobFailed as error:
-        fault = Failed(job=start.job, code=error.code, reason=error.reason, limit=error.limit, actual=error.actual)
-        return Prepared(start, fault=fault)
-    except RemoteProtocolError as error:
-        code = FailureCode.REQUEST_UNSUPPORTED
-        return Prepared(start, fault=Failed(job=start.job, code=code, reason=str(error)[:512], limit=0, actual=0))
-    return Prepared(start, chat, prompt)
+        grammar = grammar_of(chat, self._template.tool_format)
+        constraint = None if grammar is None else self._all_constraints().constrain(grammar)
+        return Prepared(start, chat, prompt, text.rstrip().endswith(THINK_BEGIN), constraint)
+
+    def _all_constraints(self) -> Constraints:
+        if self._constraints is None:
+            self._constraints = self._model.constraints()
+        return self._constraints
 
 
-def keep_preparing(starts: queue.SimpleQueue[Start], inbox: Inbox, model: Model, template: ChatTemplate) -> None:
+def _failed(start: Start, code: FailureCode, reason: str) -> Failed:
+    return Failed(job=start.job, code=code, reason=reason[:512], limit=0, actual=0)
+
+
+def keep_preparing(starts: queue.SimpleQueue[Start], inbox: Inbox, desk: Desk) -> None:
     try:
         while True:
-            inbox.put(prepare(starts.get(), model, template))
+            inbox.put(desk.prepare(starts.get()))
     finally:
         os._exit(1)  # an error here is a bug, and it has been printed: the node starts a fresh worker
 
@@ -285,8 +347,8 @@ def main() -> None:
     runtime = f"llama.cpp {llama_cpp.__version__} {model.description()}"
     out.write(pack(Loaded(runtime=runtime[:128], context_units=model.context_units)))
     out.flush()
-    threading.Thread(target=keep_preparing, args=(starts, inbox, model, template), daemon=True).start()
-    Worker(model, settings["slots"], inbox, out).run()
+    threading.Thread(target=keep_preparing, args=(starts, inbox, Desk(model, template)), daemon=True).start()
+    Worker(model, template.tool_format, settings["slots"], inbox, out).run()
 
 
 if __name__ == "__main__":

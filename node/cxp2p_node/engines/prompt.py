@@ -1,27 +1,59 @@
-"""From messages to a prompt, by the model's own chat template. Pure."""
+"""From messages to a prompt, by the model's own chat template."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import FrameType
 from typing import Any, NoReturn
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cxp2p.errors import JobFailed
-from cxp2p.records import FailureCode, Message, Role
+from cxp2p.records import FailureCode, Message, Role, Tool, ToolCall
+from cxp2p_node.engines.segments import ToolFormat, format_of
+
+RENDER_S_MAX = 2.0
+PROMPT_CHARS_MAX = 32 * 1024 * 1024
+REPEATED_CHARS_MAX = 64 * 1024
 
 # For models that bring no template of their own: ChatML, which most small models understand.
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# For templates that know no tools: the words that Hermes' models were trained on.
+TOOLS_TOLD = (
+    "You may call functions. Their signatures, as JSON in <tools></tools>:\n<tools>\n{tools}\n</tools>\n"
+    'For each call answer with <tool_call>\n{{"name": NAME, "arguments": OBJECT}}\n</tool_call>'
+)
+
+
+class _TooMuch(jinja2.TemplateError):
+    """The template wants more time or room than a prompt may take."""
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, with its one gap closed: operators that make much out of little."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**":
+            raise _TooMuch("powers are not allowed")
+        for one, other in ((left, right), (right, left)):
+            if isinstance(one, (str, list, tuple)) and isinstance(other, int) and len(one) * other > REPEATED_CHARS_MAX:
+                raise _TooMuch("it repeats something too often")
+        return super().call_binop(context, operator, left, right)
 
 
 class ChatTemplate:
-    """A chat template, compiled. The template comes with the model file, so it runs in Jinja's sandbox.
+    """A chat template, compiled. It comes with the model file, so it is a stranger's: sandbox, time limit, size limit.
 
     The names that templates may use are those of Hugging Face's `apply_chat_template`.
     """
@@ -30,27 +62,101 @@ class ChatTemplate:
         def now(pattern: str) -> str:
             return datetime.fromtimestamp(wall_s, UTC).strftime(pattern)
 
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
+        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
         environment.filters["tojson"] = _tojson
         environment.globals.update(raise_exception=_raise, strftime_now=now, bos_token=bos, eos_token=eos)
         self._template = environment.from_string(source)
+        self._knows_tools = "tools" in source
+        self.tool_format: ToolFormat = format_of(source)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         """The prompt that asks for the next assistant turn. Raises JobFailed if the template refuses the messages."""
-        turns = [_turn(message) for message in messages]
+        turns = [_turn(message) if self._knows_tools else _told(message) for message in messages]
+        if tools and not self._knows_tools:
+            turns = _with_tools(turns, tools)
+        given = [_function(tool) for tool in tools] if tools and self._knows_tools else None
         try:
-            return self._template.render(messages=turns, add_generation_prompt=True, tools=None)
-        except (jinja2.TemplateError, TypeError, ValueError, RecursionError, OverflowError) as error:
+            with _time_limit(RENDER_S_MAX):
+                return self._render(messages=turns, add_generation_prompt=True, tools=given)
+        except (jinja2.TemplateError, TypeError, ValueError, RecursionError, OverflowError, MemoryError) as error:
             reason = f"the model's chat template refuses these messages: {error}"
             raise JobFailed(FailureCode.REQUEST_UNSUPPORTED, reason[:512]) from None
 
+    def _render(self, **names: object) -> str:
+        parts, size = [], 0
+        for part in self._template.generate(**names):
+            size += len(part)
+            if size > PROMPT_CHARS_MAX:
+                raise _TooMuch(f"the prompt is over {PROMPT_CHARS_MAX} characters")
+            parts.append(part)
+        return "".join(parts)
 
-def _turn(message: Message) -> dict[str, str]:
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Ends pure Python code in this thread after a while: templates are compiled to it."""
+    deadline = time.monotonic() + seconds
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if time.monotonic() > deadline:
+            raise _TooMuch(f"it takes longer than {seconds:g} s")
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """A message as templates know it."""
     role = Role.SYSTEM if message.role is Role.DEVELOPER else message.role
-    turn = {"role": str(role), "content": message.content}
-    return turn if message.name is None else {**turn, "name": message.name}
+    turn: dict[str, Any] = {"role": str(role), "content": message.content}
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _told(message: Message) -> dict[str, Any]:
+    """A message for templates that know no tools: calls and their answers become text."""
+    if message.role is Role.TOOL:
+        return {"role": "user", "content": f"<tool_response>\n{message.content}\n</tool_response>"}
+    turn = _turn(message)
+    for call in turn.pop("tool_calls", ()):
+        said = {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
+        turn["content"] += f"\n<tool_call>\n{_tojson(said)}\n</tool_call>"
+    turn["content"] = turn["content"].strip() if message.tool_calls else turn["content"]
+    return turn
+
+
+def _with_tools(turns: list[dict[str, Any]], tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    told = TOOLS_TOLD.format(tools="\n".join(_tojson(_function(tool)) for tool in tools))
+    if turns and turns[0]["role"] == "system":
+        return [{**turns[0], "content": f"{turns[0]['content']}\n\n{told}"}, *turns[1:]]
+    return [{"role": "system", "content": told}, *turns]
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    parameters = json.loads(tool.parameters) if tool.parameters else {"type": "object", "properties": {}}
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _arguments(call: ToolCall) -> Any:
+    """Templates want an object; what a model once wrote may be none."""
+    try:
+        return json.loads(call.arguments)
+    except ValueError:
+        return call.arguments
 
 
 def _raise(message: str) -> NoReturn:

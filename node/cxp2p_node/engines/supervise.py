@@ -14,7 +14,7 @@ import trio
 
 from cxp2p.errors import JobFailed, RemoteProtocolError, SettingsError
 from cxp2p.net.tasks import background
-from cxp2p.records import FailureCode, Finish, Piece, Usage
+from cxp2p.records import FailureCode, Finish, Usage
 from cxp2p_node.engines import Counted as CountedCall
 from cxp2p_node.engines import Emit
 from cxp2p_node.engines.frames import (
@@ -109,8 +109,8 @@ class Worker:
                     in_units, cached_units = message.in_units, message.cached_units
                     counted(in_units, cached_units)
                 case Made():
-                    out_units += len(message.token_ids)
-                    await emit(Piece(text=message.text, token_ids=message.token_ids))
+                    out_units += len(message.piece.token_ids)
+                    await emit(message.piece)
                     taken += 1
                     if taken * 2 >= PIECES_ON_THE_WAY:
                         await self._send(Credit(job=number, pieces=taken))

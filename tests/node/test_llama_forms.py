@@ -1,0 +1,193 @@
+"""Answers that must have a form: JSON, schemas and tool calls, on a model that would rather say the alphabet."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from cxp2p.errors import JobFailed
+from cxp2p.records import (
+    AnswerForm,
+    CallPart,
+    ChatJob,
+    FailureCode,
+    Finish,
+    Logprob,
+    Message,
+    Piece,
+    Prices,
+    Role,
+    Sampling,
+    Tool,
+    ToolMode,
+    Usage,
+)
+from cxp2p_node.engines.llama import Llama, LlamaSettings, open_llama
+from tiny_model import ANSWER, write_tiny_model
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 1, "maxItems": 2},
+    },
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
+WEATHER = Tool(
+    name="weather",
+    parameters=json.dumps(
+        {
+            "type": "object",
+            "properties": {"city": {"enum": ["Paris", "Rome"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        }
+    ),
+)
+CLOCK = Tool(name="clock", parameters='{"type": "object", "properties": {}, "additionalProperties": false}')
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf", context=2048)
+
+
+@pytest.fixture
+async def engine(model: Path) -> AsyncIterator[Llama]:
+    settings = LlamaSettings(
+        model="tiny",
+        path=model,
+        model_digest=b"d" * 32,
+        prices=Prices(input=1, output=1),
+        slots=2,
+        queue_max=4,
+        threads=1,
+    )
+    async with open_llama(settings) as opened:
+        yield opened
+
+
+def job(*, temperature: float = 1.0, **fields: Any) -> ChatJob:
+    message = Message(role=Role.USER, content="hello")
+    return ChatJob(model="tiny", messages=(message,), sampling=Sampling(temperature=temperature), **fields)
+
+
+async def ask(engine: Llama, asked: ChatJob, seed: int = 1, max_out: int = 400) -> tuple[list[Piece], Usage]:
+    pieces: list[Piece] = []
+
+    async def emit(piece: Piece) -> None:
+        await trio.lowlevel.checkpoint()
+        pieces.append(piece)
+
+    with trio.fail_after(20):
+        usage = await engine.run(asked, seed, max_out, emit, lambda in_units, cached_units: None)
+    return pieces, usage
+
+
+def text(pieces: list[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def calls(pieces: list[Piece]) -> list[tuple[str | None, Any]]:
+    whole: dict[int, CallPart] = {}
+    for part in (part for piece in pieces for part in piece.calls):
+        before = whole.get(part.number, CallPart(number=part.number))
+        name = before.name or part.name
+        whole[part.number] = CallPart(number=part.number, name=name, arguments=before.arguments + part.arguments)
+    return [(call.name, json.loads(call.arguments)) for call in whole.values()]
+
+
+async def test_an_answer_to_a_schema_is_valid_every_time(engine: Llama) -> None:
+    for seed in range(8):
+        pieces, usage = await ask(engine, job(form=AnswerForm.JSON_SCHEMA, schema=json.dumps(PERSON)), seed)
+        assert usage.finish is Finish.STOP
+        person = json.loads(text(pieces))
+        assert set(person) == {"name", "age", "tags"}
+        assert 0 <= person["age"] <= 120
+        assert 1 <= len(person["tags"]) <= 2
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ('{"type": "object", "properties": {"a": {"not": {"type": "string"}}}}', "not"),
+        ('{"type": "integer", "minimum": 5, "maximum": 3}', "minimum"),
+        ('{"$ref": "http://example.org/schema"}', "example.org"),
+        ("[]", "not a JSON object"),
+        ("{", "not JSON"),
+    ],
+)
+async def test_a_schema_that_cannot_be_followed_is_told(engine: Llama, schema: str, said: str) -> None:
+    with pytest.raises(JobFailed, match=said) as failed:
+        await ask(engine, job(form=AnswerForm.JSON_SCHEMA, schema=schema))
+    assert failed.value.code is FailureCode.SCHEMA_INVALID
+    pieces, _ = await ask(engine, job(temperature=0))
+    assert text(pieces) == ANSWER  # and the next job does not notice
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"enum": ["x" * 300_000]},
+        {"type": "string", "pattern": "(((a{1,99}){1,99}){1,99}){1,99}"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1_000_000},
+    ],
+    ids=["long", "deep", "many"],
+)
+async def test_a_schema_that_explodes_has_a_limit(engine: Llama, schema: dict[str, Any]) -> None:
+    asked = job(form=AnswerForm.JSON_SCHEMA, schema=json.dumps(schema))
+    ends: list[Finish | FailureCode] = []
+    try:
+        ends.append((await ask(engine, asked, max_out=20))[1].finish)
+    except JobFailed as error:
+        ends.append(error.code)
+    assert ends[0] in (Finish.LENGTH, FailureCode.SCHEMA_INVALID)
+    pieces, _ = await ask(engine, job(temperature=0))
+    assert text(pieces) == ANSWER
+
+
+async def test_a_call_that_is_required_comes(engine: Llama) -> None:
+    for seed in range(4):
+        asked = job(tools=(WEATHER, CLOCK), tool_mode=ToolMode.REQUIRED, parallel_calls=False)
+        pieces, usage = await ask(engine, asked, seed)
+        assert usage.finish is Finish.STOP
+        assert text(pieces) == ""
+        ((name, arguments),) = calls(pieces)
+        assert (name, arguments) in [("weather", {"city": "Paris"}), ("weather", {"city": "Rome"}), ("clock", {})]
+
+
+async def test_the_call_that_is_named_comes(engine: Llama) -> None:
+    pieces, _ = await ask(engine, job(tools=(WEATHER, CLOCK), tool_mode=ToolMode.NAMED, tool_name="clock"))
+    assert calls(pieces) == [("clock", {})]
+    with pytest.raises(JobFailed, match="there is no tool 'map'"):
+        await ask(engine, job(tools=(WEATHER,), tool_mode=ToolMode.NAMED, tool_name="map"))
+
+
+async def test_who_may_call_but_does_not_says_its_text(engine: Llama) -> None:
+    for mode in (ToolMode.AUTO, ToolMode.NONE):
+        pieces, usage = await ask(engine, job(tools=(WEATHER,), tool_mode=mode, temperature=0))
+        assert (text(pieces), usage.finish) == (ANSWER, Finish.STOP)
+        assert calls(pieces) == []
+
+
+async def test_log_probabilities_are_of_each_token(engine: Llama) -> None:
+    pieces, _ = await ask(engine, job(logprobs=2, temperature=0), max_out=5)
+    logprobs = [logprob for piece in pieces for logprob in piece.logprobs]
+    assert b"".join(each.data for each in logprobs) == b"abcde"
+    for each in logprobs:
+        assert each.top[0] == each.top[0].__class__(data=each.data, logprob=each.logprob)
+        assert len(each.top) == 2
+        assert each.logprob > math.log(0.9)
+    pieces, _ = await ask(engine, job(logprobs=0, temperature=0), max_out=3)
+    assert [logprob.top for piece in pieces for logprob in piece.logprobs] == [(), (), ()]
+    pieces, _ = await ask(engine, job(temperature=0), max_out=3)
+    assert not any(piece.logprobs for piece in pieces)
+    assert isinstance(logprobs[0], Logprob)
