@@ -8,8 +8,7 @@ from typing import Any, Final
 
 import trio
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.network.stream.exceptions import StreamEOF
-from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
+from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamEOF, MuxedStreamError
 from multiaddr.exceptions import Error as MultiaddrError
 
 from cxp2p import protocols
@@ -63,6 +62,7 @@ class Libp2pStream:
 
     def __init__(self, stream: Any, peer: str, protocol: str | None = None) -> None:
         self._stream = stream
+        self._muxed = stream.muxed_stream  # libp2p's own stream around it takes a lock for each read and write
         self._peer = peer
         self._protocol = protocol
         self._greeting = MULTISTREAM + _line(protocol) if protocol else b""  # goes ahead of the first bytes
@@ -80,7 +80,7 @@ class Libp2pStream:
         data = greeting + data
         try:
             for start in range(0, len(data), protocols.WRITE_BYTES_MAX):
-                await self._stream.write(data[start : start + protocols.WRITE_BYTES_MAX])
+                await self._muxed.write(data[start : start + protocols.WRITE_BYTES_MAX])
         except LIBP2P_ERRORS as error:
             raise PeerUnreachable(f"sending to {self._peer}: {words(error)}") from None
 
@@ -95,8 +95,8 @@ class Libp2pStream:
 
     async def _read(self) -> bytes:
         try:
-            data: bytes = await self._stream.read(READ_BYTES_MAX)
-        except StreamEOF:
+            data: bytes = await self._muxed.read(READ_BYTES_MAX)
+        except MuxedStreamEOF:
             return b""
         except LIBP2P_ERRORS as error:
             raise PeerUnreachable(f"receiving from {self._peer}: {words(error)}") from None

@@ -5,19 +5,15 @@ A window is how much the other end may send before it is read: it bounds what a 
 
 from __future__ import annotations
 
-import logging
 import struct
 from typing import Any
 
 import libp2p.stream_muxer.yamux.yamux as yamux
 import trio
-from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.stream_muxer.exceptions import MuxedStreamError, MuxedStreamReset
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from cxp2p.net.libp2p_patch import replace
-
-log = logging.getLogger("cxp2p.net.libp2p")
 
 WINDOW_STALL_S = 120.0  # a reader may pause this long before its stream is given up
 WINDOW_LOOK_S = 0.25  # how often a writer without window looks whether its stream still lives
@@ -29,7 +25,6 @@ def apply() -> None:
     fix_window_stall()
     fix_window_growth()
     fix_window_overrun()
-    fix_read_cancellation()
 
 
 def fix_window_stall() -> None:
@@ -88,10 +83,11 @@ def fix_window_growth() -> None:
     """A few bytes open a window of megabytes (yamux.py:410, `YamuxStream._auto_tune_and_send_window_update`).
 
     Every read sends an update, however small, and each update doubles the window: the 34 bytes of a protocol
-    negotiation make 8 frames and let the peer send 4 MiB that nobody reads; 16 MiB a little later. Here credit is given
-    back when half of the window was read, the window doubles only if that took less than four round trips, and it ends
-    at 1 MiB.
+    negotiation make 8 frames and let the peer send 4 MiB that nobody reads; 16 MiB a little later. A read that is
+    cancelled in its update loses the bytes that it had taken. Here credit is given back when half of the window was
+    read, the window doubles only if that took less than four round trips, it ends at 1 MiB, and nothing waits.
     Upstream: "Yamux sends a window update for each read below the threshold, and doubles the window each time."
+    "Cancelling YamuxStream.read() in its window update drops data that was already taken from the buffer."
     """
 
     async def tune(self: YamuxStream, *, bytes_read: int = 0) -> None:
@@ -125,21 +121,3 @@ def fix_window_overrun() -> None:
         self.__dict__["_recv_window"] = size
 
     replace(YamuxStream, "recv_window", property(lambda self: self.__dict__["_recv_window"], narrow))
-
-
-def fix_read_cancellation() -> None:
-    """A cancelled read loses bytes (yamux.py, `YamuxStream.read`: the window update after the bytes were taken).
-
-    Here the update is shielded, and its failure is left to the next read: these bytes did arrive.
-    Upstream: "Cancelling YamuxStream.read() in its window update drops data that was already taken from the buffer."
-    """
-    stock = YamuxStream._auto_tune_and_send_window_update
-
-    async def tune(self: YamuxStream, *, bytes_read: int = 0) -> None:
-        with trio.CancelScope(shield=True):
-            try:
-                await stock(self, bytes_read=bytes_read)
-            except (ConnectionClosedError, OSError, MuxedStreamError) as error:
-                log.debug("window update: %s", error)
-
-    replace(YamuxStream, "_auto_tune_and_send_window_update", tune)

@@ -96,7 +96,7 @@ async def check_back_pressure(open_peer: OpenPeer) -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
-            await trio.sleep(1)
+            await trio.sleep(0.5)
             assert 0 < sent * len(block) <= HELD_BYTES_MAX
             reading.set()
             assert await read_all(stream) == b"done"

@@ -50,15 +50,24 @@ async def test_places_of_connections_that_ended_are_free(fix: tuple[Fix, ...], s
     with applied(*fix), trio.fail_after(20):
         async with host(connections_max=4) as node:
             node.set_stream_handler(EXCHANGE, echo)
+            gone, notify = trio.Event(), node.get_network().notify_disconnected
+
+            async def disconnected(connection: Any) -> None:
+                gone.set()
+                await notify(connection)
+
+            node.get_network().notify_disconnected = disconnected
             count = 0
             for _ in range(7):
+                gone = trio.Event()
                 async with host() as asker:
                     try:
-                        with trio.fail_after(1):
+                        with trio.fail_after(0.5):
                             await connect(asker, node)
                         count += await answers(asker, node)
                     except (SwarmException, trio.TooSlowError):
                         continue
+                await gone.wait()
             assert count == served
 
 
@@ -150,7 +159,7 @@ async def test_nobody_is_dialled_unasked(fixed: bool) -> None:
 
             third.get_network().notify_connected = connected
             await asker.disconnect(node.get_id())
-            with trio.move_on_after(0.5):
+            with trio.move_on_after(0.3):
                 await dialled.wait()
             assert dialled.is_set() is not fixed
             assert bool(asker.get_network().auto_connector._recent_disconnects) is not fixed
@@ -169,7 +178,7 @@ async def test_a_peer_that_does_not_answer_is_given_up(fixed: bool) -> None:
         async with host() as asker:
             asker.get_peerstore().add_addrs(peer, [Multiaddr(f"/ip4/127.0.0.1/tcp/{port}")], 60)
             suspects = fixes.bound_new_stream(asker, 0.2) if fixed else fixes.Suspects()
-            with trio.move_on_after(1) as patience:
+            with trio.move_on_after(0.5) as patience:
                 with pytest.raises(SwarmException, match="did not answer"):
                     await asker.new_stream(peer, [EXCHANGE])
             assert patience.cancelled_caught is not fixed
@@ -249,8 +258,8 @@ async def test_a_hung_peer_can_be_killed(kill: bool) -> None:
 
                 for stream in streams:
                     nursery.start_soon(write, stream)
-                await trio.sleep(0.5)
-                with trio.move_on_after(0.7) as patience:
+                await trio.sleep(0.3)
+                with trio.move_on_after(0.4) as patience:
                     await (fixes.kill_connection(connection) if kill else asker.disconnect(node.get_id()))
                 assert patience.cancelled_caught is not kill
                 await connection.muxed_conn._cleanup_on_error()
