@@ -26,7 +26,7 @@ SENTENCE_WORDS: Final = 4
 LONG: Final[Mapping[str, int]] = {}
 LONG_FUNCTIONS: Final[Mapping[str, int]] = {"tests/gateway/doors.py": 66}
 
-VOCABULARY = frozenset({"errors", "records", "protocols"})
+VOCABULARY = frozenset({"errors", "kinds", "jobs", "records", "protocols"})
 RULES = frozenset({"directory", "routing", "standing", "pricing", "receipts", "ledger", "merkle", "rewards"})
 BELOW_NET = VOCABULARY | RULES | {"wire", "identity", "session"}
 LIBRARY = BELOW_NET | {"net", "client", "paths", "peer", "program", "settings", "testing"}
@@ -34,7 +34,9 @@ LIBRARY = BELOW_NET | {"net", "client", "paths", "peer", "program", "settings", 
 # Which part of the library may import which: `errors, records <- protocols <- wire <- session <- net <- programs`.
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "errors": frozenset(),
-    "records": frozenset(),
+    "kinds": frozenset(),
+    "jobs": frozenset({"kinds"}),
+    "records": frozenset({"kinds", "jobs"}),
     "protocols": frozenset(),
     "merkle": frozenset(),
     "wire": VOCABULARY,

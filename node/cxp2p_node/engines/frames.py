@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from cxp2p.errors import RemoteProtocolError
-from cxp2p.records import Blob, Count, FailureCode, Finish, Name, Natural, Piece, Reason, record
+from cxp2p.kinds import Blob, Count, Name, Natural, Reason, record
+from cxp2p.records import FailureCode, Finish, Piece
 from cxp2p.wire import decode, encode
 
 FRAME_BYTES_MAX: Final = 20 * 1024 * 1024  # a whole job: ASK_BYTES_MAX and some

@@ -1,0 +1,130 @@
+"""What is asked of a node, and what its answer is made of: the records inside of an Ask and of a Piece."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from annotated_types import Ge, Le, Len
+from pydantic import Strict
+
+from cxp2p.kinds import Blob, Count, Flag, Name, Text, TokenId, record
+
+
+class Role(StrEnum):
+    """Who says a message."""
+
+    SYSTEM = "system"
+    DEVELOPER = "developer"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+@record
+class ToolCall:
+    """A tool call in an earlier turn. `arguments` is JSON as the model wrote it."""
+
+    id: Name
+    name: Name
+    arguments: Text
+
+
+@record
+class Message:
+    """One turn of a conversation. `tool_call_id`: of a tool's answer, which call it answers."""
+
+    role: Role
+    content: Text
+    name: Name | None = None
+    tool_calls: Annotated[tuple[ToolCall, ...], Len(0, 128)] = ()
+    tool_call_id: Name | None = None
+
+
+@record
+class Tool:
+    """A function that the model may call. `parameters` is a JSON Schema as JSON text; empty: any object."""
+
+    name: Annotated[str, Strict(), Len(1, 64)]
+    description: Text = ""
+    parameters: Text = ""
+
+
+class ToolMode(StrEnum):
+    """Whether the model calls tools: as it likes, never, at least one, or the one that is named."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+    NAMED = "named"
+
+
+class AnswerForm(StrEnum):
+    """What an answer must be: free text, any JSON object, or JSON of a schema."""
+
+    TEXT = "text"
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
+
+
+@record
+class Sampling:
+    """How the next token is drawn. `top_k` 0: from all. `seed` None: the order's seed is used."""
+
+    temperature: Annotated[float, Strict(), Ge(0), Le(2)] = 0.7
+    top_p: Annotated[float, Strict(), Ge(0), Le(1)] = 1.0
+    top_k: Count = 0
+    min_p: Annotated[float, Strict(), Ge(0), Le(1)] = 0.0
+    repeat_penalty: Annotated[float, Strict(), Ge(0.01), Le(10)] = 1.0
+    frequency_penalty: Annotated[float, Strict(), Ge(-2), Le(2)] = 0.0
+    presence_penalty: Annotated[float, Strict(), Ge(-2), Le(2)] = 0.0
+    logit_bias: Annotated[tuple[tuple[TokenId, Annotated[float, Strict(), Ge(-100), Le(100)]], ...], Len(0, 1024)] = ()
+    seed: Annotated[int, Strict(), Ge(-(2**63)), Le(2**63 - 1)] | None = None
+
+
+@record
+class ChatJob:
+    """A chat completion. `max_tokens` None: as many as the context and the order allow.
+
+    `tool_name`: the tool that ToolMode.NAMED means. `schema`: of AnswerForm.JSON_SCHEMA, as JSON text. `logprobs`: how
+    many alternatives to tell for each token; None: none, and not the token's own either.
+    """
+
+    model: Name
+    messages: Annotated[tuple[Message, ...], Len(1, 1024)]
+    max_tokens: Annotated[int, Strict(), Ge(1), Le(2**31 - 1)] | None = None
+    stop: Annotated[tuple[Annotated[str, Strict(), Len(1, 1024)], ...], Len(0, 4)] = ()
+    sampling: Sampling = Sampling()
+    tools: Annotated[tuple[Tool, ...], Len(0, 128)] = ()
+    tool_mode: ToolMode = ToolMode.AUTO
+    tool_name: Name | None = None
+    parallel_calls: Flag = True
+    form: AnswerForm = AnswerForm.TEXT
+    schema: Text = ""
+    logprobs: Annotated[int, Strict(), Ge(0), Le(20)] | None = None
+
+
+@record
+class CallPart:
+    """A part of tool call `number` of an answer: its name with the first part, then its arguments as JSON text."""
+
+    number: Count
+    name: Name | None = None
+    arguments: Text = ""
+
+
+@record
+class Alternative:
+    """A token that could have been drawn. `data` are its bytes, which need not be whole characters."""
+
+    data: Blob
+    logprob: float
+
+
+@record
+class Logprob:
+    """How likely a drawn token was, and the likeliest others."""
+
+    data: Blob
+    logprob: float
+    top: Annotated[tuple[Alternative, ...], Len(0, 20)] = ()

@@ -1,0 +1,37 @@
+"""The kinds of field that records are made of, and what makes a class a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+from annotated_types import Ge, Le, Len, MaxLen
+from pydantic import ConfigDict, Strict
+from pydantic.dataclasses import dataclass
+
+T = TypeVar("T")
+
+Natural = Annotated[int, Strict(), Ge(0), Le(2**63 - 1)]
+Price = Annotated[int, Strict(), Ge(0), Le(10**12)]  # so that a charge for 2**31 units of each kind is a Natural
+Count = Annotated[int, Strict(), Ge(0), Le(2**31 - 1)]
+Flag = Annotated[bool, Strict()]
+Name = Annotated[str, Strict(), Len(1, 128)]
+PeerId = Annotated[str, Strict(), Len(1, 64)]
+Reason = Annotated[str, Strict(), MaxLen(512)]
+Text = Annotated[str, Strict()]
+Bytes16 = Annotated[bytes, Strict(), Len(16, 16)]
+Digest = Annotated[bytes, Strict(), Len(32, 32)]
+Blob = Annotated[bytes, Strict()]
+TokenId = Annotated[int, Strict(), Ge(0), Le(2**32 - 1)]
+
+_as_record: Callable[[type], Any] = partial(
+    dataclass, frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid")
+)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def record(cls: type[T]) -> type[T]:
+    """Makes a class a record: frozen, slotted, keyword-only, validated, unknown fields refused."""
+    made: type[T] = _as_record(cls)
+    return made
