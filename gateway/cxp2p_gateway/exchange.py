@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
 from typing import Final
@@ -113,7 +114,7 @@ def log_exchange(exchange: Exchange, now: float) -> None:
         "account": exchange.caller.account if exchange.caller else None,
         "key": exchange.caller.key if exchange.caller else None,
         "error": exchange.error_code,
-        "title": _CONTROL.sub("", exchange.headers.get("x-title", ""))[:TITLE_LENGTH_MAX],
+        "title": _title(exchange.headers.get("x-title", "")),
         "referer": _origin(exchange.headers.get("http-referer") or exchange.headers.get("referer", "")),
         "agent": exchange.headers.get("user-agent", "")[:LOGGED_LENGTH_MAX],
         "retry": exchange.headers.get("x-stainless-retry-count", "")[:8],
@@ -131,6 +132,13 @@ def ulid(wall_ms: int, rng: Random) -> str:
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
 
 
+def _title(header: str) -> str:
+    """A title without control characters. Headers come as Latin-1; who writes more than ASCII mostly means UTF-8."""
+    with suppress(UnicodeDecodeError):
+        header = header.encode("latin-1").decode()
+    return _CONTROL.sub("", header)[:TITLE_LENGTH_MAX]
+
+
 def _origin(referer: str) -> str:
     try:
         parts = urlsplit(referer)
@@ -140,4 +148,5 @@ def _origin(referer: str) -> str:
         return ""
     if parts.scheme not in {"http", "https"} or not host:
         return ""
+    host = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{host}{port}"[:REFERER_LENGTH_MAX]

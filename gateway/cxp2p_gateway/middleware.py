@@ -231,7 +231,7 @@ def preflight_headers(asked: Mapping[str, str]) -> list[tuple[str, str]]:
     known = {name.lower() for name in allowed}
     for name in asked.get("access-control-request-headers", "").lower().split(","):
         name = name.strip()
-        if name.startswith("x-stainless-") and name.replace("-", "").isalnum() and name not in known:
+        if name.startswith("x-stainless-") and name.isascii() and name.replace("-", "").isalnum() and name not in known:
             allowed.append(name)
     return [
         ("access-control-allow-methods", "GET, HEAD, POST, OPTIONS"),
