@@ -25,7 +25,7 @@ JOBS = 1000
 
 # Tolerances. Tasks, streams and descriptors are counted exactly: one too many is a leak. Objects: libp2p's peerstore
 # keeps 15 for each peer that it met, of 1,000 peers at most, and trio two for each of up to 1,000 timeouts that are
-# over; a stream that is left of each job is ten times that. Memory: the allocator keeps arenas that a burst filled, some
+# over; a stream left of each job is ten times that. Memory: the allocator keeps arenas that a burst filled, some
 # MiB however long it goes on; a stream that is left of each job (10 KiB of objects) is over it.
 OBJECTS_MAX = 2400
 OBJECTS_PER_PEER_MAX = 20
