@@ -90,7 +90,7 @@ async def test_two_keys_are_none(autojump_clock: MockClock) -> None:
     assert (await get("/v1/models", headers=pairs, key=None)).headers["x-error-code"] == "missing_api_key"
 
 
-def test_a_bearer_token() -> None:
+def test_a_token_is_all_that_stands_after_the_first_space() -> None:
     assert bearer_token("Bearer a b") == "a b"
     assert bearer_token("Bearer\ta") is None
 
@@ -151,7 +151,7 @@ async def test_a_wrong_method_is_told_the_right_ones(
 @pytest.mark.parametrize(
     "path", ["/", "/nix", "/api", "/api/v1", "/api/v1/chat/completions/", "/v1//models", "/v2/models"]
 )
-async def test_an_unknown_path(path: str, autojump_clock: MockClock) -> None:
+async def test_a_path_that_is_not_served_is_404(path: str, autojump_clock: MockClock) -> None:
     answer = await get(path)
     assert (answer.status, answer.headers["x-error-code"]) == (404, "not_found")
 
