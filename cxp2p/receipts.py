@@ -8,10 +8,9 @@ without a receipt ends its lane. Money is in µcredits, as integers.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import TypeVar
 
 from cxp2p import protocols
 from cxp2p.errors import ReceiptInvalid
@@ -28,12 +27,11 @@ from cxp2p.records import (
     Verdict,
 )
 
-K = TypeVar("K")
-V = TypeVar("V")
-
 EPOCH_MS = 3_600_000
 TEMPLATE_UNITS_MAX = 512  # what a chat template may add to a prompt: role marks and a default system message
 GATEWAYS_MAX = 4096
+CLOSED_LANES_MAX = 65_536  # all that may still be replayed, at 400 broken jobs a second
+UNSETTLED_MAX = 1024  # receipts of one gateway: in the ten minutes until they are forgiven
 UNSETTLED_FORGIVEN_MS = 600_000  # an asker that vanished may come back; its unpaid work stops counting after this
 
 
@@ -207,10 +205,11 @@ def _miscount(order: Order, lane: Lane, receipt: Receipt, got: Delivered, owed: 
 
 @dataclass(slots=True)
 class _NodeLane:
-    seq: int
-    head: bytes | None
-    cum_charge: int
-    open: bool
+    seq: int = -1
+    head: bytes | None = None
+    cum_charge: int = 0
+    open: bool = False
+    replayable_until_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -223,13 +222,16 @@ class _Account:
 class NodeLanes:
     """What a node remembers of its gateways: their lanes, and how much work they have not countersigned.
 
-    `exposure_max` is in µcredits for each gateway. Bounded: the longest idle lane and gateway are forgotten first.
+    `exposure_max` is in µcredits for each gateway. Bounded: the longest idle lane and gateway are forgotten first. A
+    lane that is forgotten or broken is remembered as closed for as long as its last order could be sent once more:
+    nobody gets a second answer, or a second receipt, for one order.
     """
 
     def __init__(self, node: str, exposure_max: int) -> None:
         self.node = node
         self.exposure_max = exposure_max
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
+        self._closed: OrderedDict[tuple[str, bytes], int] = OrderedDict()  # -> until when, wall_ms
 
     def check(
         self, signer: str, asker: str, order: Order, commit: bytes, capability: Capability | None, wall_ms: int
@@ -238,8 +240,9 @@ class NodeLanes:
         fault = self._order_fault(signer, asker, order, commit, wall_ms)
         if fault:
             return _refusal(RefusalCode.ORDER_INVALID, fault)
-        if capability is None or capability.model_digest != order.model_digest:
-            return _refusal(RefusalCode.MODEL_UNKNOWN, f"model {order.model!r} with that digest is not served here")
+        if capability is None or (capability.service, capability.model_digest) != (order.service, order.model_digest):
+            why = f"{order.service} with model {order.model!r} of that digest is not served here"
+            return _refusal(RefusalCode.MODEL_UNKNOWN, why)
         prices = capability.prices
         if order.prices.input < prices.input or order.prices.output < prices.output:
             return _refusal(
@@ -247,7 +250,7 @@ class NodeLanes:
             )
         if order.max_charge < charge_of(order.prices, order.max_in, order.max_out):
             return _refusal(RefusalCode.PRICE_TOO_LOW, "max_charge does not cover max_in and max_out")
-        return self._lane_refusal(order) or self._exposure_refusal(order, wall_ms)
+        return self._lane_refusal(order, wall_ms) or self._exposure_refusal(order, wall_ms)
 
     def _order_fault(self, signer: str, asker: str, order: Order, commit: bytes, wall_ms: int) -> str:
         skew = protocols.CLOCK_SKEW_MS_MAX
@@ -263,15 +266,24 @@ class NodeLanes:
             return "the order expires too far in the future; check both clocks"
         if abs(order.epoch - epoch_of(wall_ms)) > 1:
             return f"the order's epoch is {order.epoch}, here it is {epoch_of(wall_ms)}"
+        if order.max_out < 1:
+            return "max_out must be at least 1"
+        if order.resume_of is not None or order.offset is not None:
+            return "this node does not resume other nodes' jobs"
         return ""
 
-    def _lane_refusal(self, order: Order) -> Refusal | None:
+    def _lane_refusal(self, order: Order, wall_ms: int) -> Refusal | None:
+        self._forget_closed(wall_ms)
+        if (order.gateway, order.lane) in self._closed:
+            return _refusal(RefusalCode.LANE_UNKNOWN, "this lane is closed: open a new one")
+        if len(self._closed) >= CLOSED_LANES_MAX:
+            return _refusal(RefusalCode.EXPOSURE, "too many lanes broke off here lately", retry_after_ms=30_000)
         account = self._accounts.get(order.gateway)
         lane = account.lanes.get(order.lane) if account else None
         if lane is None:
             if order.seq != 0 or order.prev_receipt is not None:
                 return _refusal(RefusalCode.LANE_UNKNOWN, "this lane is not known here: open a new one")
-            lane = _NodeLane(-1, None, 0, False)
+            lane = _NodeLane()
         if lane.open or order.seq != lane.seq + 1:
             return _refusal(RefusalCode.ORDER_INVALID, f"seq {order.seq} is not the next in its lane: a replay")
         if order.prev_receipt != lane.head:
@@ -282,6 +294,10 @@ class NodeLanes:
 
     def _exposure_refusal(self, order: Order, wall_ms: int) -> Refusal | None:
         exposed = self.exposure(order.gateway, wall_ms)
+        account = self._accounts.get(order.gateway)
+        if account is not None and len(account.unsettled) >= UNSETTLED_MAX:
+            why = f"{UNSETTLED_MAX} receipts are not countersigned yet"
+            return _refusal(RefusalCode.EXPOSURE, why, retry_after_ms=5_000)
         if exposed + order.max_charge > self.exposure_max:
             why = f"{exposed} µcredits are not countersigned yet, the limit is {self.exposure_max}"
             return _refusal(RefusalCode.EXPOSURE, why, retry_after_ms=5_000)
@@ -301,12 +317,35 @@ class NodeLanes:
         """Opens the lane for an order that `check` let through: its seq can never be used again."""
         account = self._accounts.setdefault(order.gateway, _Account())
         self._accounts.move_to_end(order.gateway)
-        lane = account.lanes.setdefault(order.lane, _NodeLane(-1, None, 0, False))
+        lane = account.lanes.setdefault(order.lane, _NodeLane())
         account.lanes.move_to_end(order.lane)
         lane.seq, lane.open = order.seq, True
+        lane.replayable_until_ms = order.expires_at_ms + protocols.CLOCK_SKEW_MS_MAX
         account.running_charge += order.max_charge
-        _forget(account.lanes, protocols.LANES_PER_GATEWAY_MAX, lambda old: not old.open)
-        _forget(self._accounts, GATEWAYS_MAX, lambda old: not old.running_charge and not _any_open(old))
+        self._forget_lanes(order.gateway, account, protocols.LANES_PER_GATEWAY_MAX)
+        if len(self._accounts) > GATEWAYS_MAX:
+            self._forget_gateway()
+
+    def _forget_lanes(self, gateway: str, account: _Account, count_max: int) -> None:
+        """The longest idle lane goes, if there are more than `count_max`; those with a running job stay."""
+        idle = [key for key, lane in account.lanes.items() if not lane.open]
+        for key in idle[: max(0, len(account.lanes) - count_max)]:
+            self._close(gateway, key, account.lanes.pop(key))
+
+    def _forget_gateway(self) -> None:
+        for gateway, account in self._accounts.items():
+            if not any(lane.open for lane in account.lanes.values()):
+                self._forget_lanes(gateway, account, 0)
+                del self._accounts[gateway]
+                return
+
+    def _close(self, gateway: str, key: bytes, lane: _NodeLane) -> None:
+        self._closed[gateway, key] = lane.replayable_until_ms
+
+    def _forget_closed(self, wall_ms: int) -> None:
+        """Orders live about equally long, so the first that was closed is about the first that may go."""
+        while self._closed and next(iter(self._closed.values())) < wall_ms:
+            self._closed.popitem(last=False)
 
     def cum_charge(self, order: Order) -> int:
         """What the lane of a taken order has cost before it."""
@@ -322,28 +361,28 @@ class NodeLanes:
             account.unsettled[digest(receipt_envelope)] = (receipt.charge, wall_ms)
 
     def abandon(self, order: Order) -> None:
-        """A taken order ended without a receipt: its lane is closed for good."""
+        """A taken order ended without a receipt, by this node's fault: its lane is closed for good."""
         account = self._accounts[order.gateway]
         account.running_charge -= order.max_charge
-        account.lanes.pop(order.lane)
+        self._close(order.gateway, order.lane, account.lanes.pop(order.lane))
 
-    def settle(self, order: Order, receipt_envelope: bytes, signer: str, countersign: Countersign) -> None:
-        """Ends the exposure of a receipt. Raises ReceiptInvalid for a countersign of another gateway or receipt."""
+    def settle(
+        self, order: Order, receipt: Receipt, receipt_envelope: bytes, signer: str, countersign: Countersign
+    ) -> None:
+        """Ends the exposure of a receipt, if it is agreed to.
+
+        Raises ReceiptInvalid for a countersign of another gateway or receipt, or one that agrees to other numbers.
+        """
         if signer != order.gateway or countersign.receipt_hash != digest(receipt_envelope):
             raise ReceiptInvalid("the countersign is not the gateway's word on this receipt", receipt_envelope)
-        if countersign.verdict is Verdict.ACCEPTED:
-            self._accounts[order.gateway].unsettled.pop(countersign.receipt_hash, None)
-
-
-def _forget(table: OrderedDict[K, V], count_max: int, may_go: Callable[[V], bool]) -> None:
-    if len(table) > count_max:
-        oldest = next((key for key, value in table.items() if may_go(value)), None)
-        if oldest is not None:
-            del table[oldest]
-
-
-def _any_open(account: _Account) -> bool:
-    return any(lane.open for lane in account.lanes.values())
+        if countersign.verdict is not Verdict.ACCEPTED:
+            return
+        said = (countersign.in_units, countersign.out_units, countersign.charge)
+        if said != (receipt.in_units, receipt.out_units, receipt.charge):
+            raise ReceiptInvalid(f"the countersign accepts other numbers than the receipt's: {said}", receipt_envelope)
+        account = self._accounts.get(order.gateway)
+        if account is not None:
+            account.unsettled.pop(countersign.receipt_hash, None)
 
 
 def _refusal(code: RefusalCode, reason: str, retry_after_ms: int = 0) -> Refusal:

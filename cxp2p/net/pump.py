@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -21,8 +21,10 @@ LINGER_S = 2.0
 class Conversation:
     """One end of a job's conversation on a stream. Not for concurrent `say`s; `hear` and `say` may run side by side."""
 
-    def __init__(self, stream: Stream, side: Side) -> None:
+    def __init__(self, stream: Stream, side: Side, took: Callable[[int], None] | None = None) -> None:
+        """`took` is told the size of each read before it is kept, and may raise to end the conversation."""
         self.stream = stream
+        self._took = took
         self.session = Session(side)
         self._heard: list[Event] = []
 
@@ -42,6 +44,8 @@ class Conversation:
             data = await self.stream.receive()
             if not data and not self.session.settled:
                 raise PeerUnreachable(f"{self.peer} went away in the middle of a job")
+            if self._took is not None:
+                self._took(len(data))
             self._heard = self.session.receive(data)
         return self._heard.pop(0)
 

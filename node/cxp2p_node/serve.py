@@ -32,16 +32,18 @@ from cxp2p.records import (
     RefusalCode,
     Usage,
 )
-from cxp2p.session import Side
+from cxp2p.session import Event, Side
 from cxp2p.wire import decode, encode
 from cxp2p_node.admission import Desk, decide, measure
 from cxp2p_node.engines import Engine
+from cxp2p_node.intake import Intake
 
 log = logging.getLogger("cxp2p.node.serve")
 
 PIECES_AHEAD_MAX = 16  # pieces made but not yet taken by the network; more would only be memory
 TOKENS_PER_FRAME = 512
 JOB_S_MAX = 600.0
+ASKER_WAIT_S_MAX = 60.0  # how long an asker may keep this node waiting, in one write and in all the pieces of a job
 _CANCELLED = Usage(in_units=0, cached_units=0, out_units=0, finish=Finish.CANCELLED)
 
 
@@ -79,22 +81,30 @@ def bench(engine: Engine) -> Bench:
 
 @dataclass(slots=True)
 class _Work:
-    """One admitted job: what was done for it so far."""
+    """One admitted job: what was done for it so far. `scope` ends the work, `conversation` all of it.
+
+    `lost`: the asker left or broke the protocol. `failed`: we did not finish.
+    """
 
     order: Order
     order_envelope: bytes
     job: ChatJob
     bench: Bench
+    input_units_max: int
     t_accept_ms: int
     started: float
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    conversation: trio.CancelScope = field(default_factory=trio.CancelScope)
     in_units: int = 0
     cached_units: int = 0
     token_ids: list[int] = field(default_factory=list)
     t_first_ms: int = 0
     first_piece_at: float = 0.0
     queued: bool = True
+    waited_s: float = 0.0
     lost: bool = False
+    failed: bool = False
+    receipt: Receipt | None = None
     receipt_envelope: bytes = b""
 
 
@@ -116,6 +126,7 @@ class Serving:
         self._wall_ms = wall_ms
         self._changed = changed
         self._owner = owner
+        self._intake = Intake()
         self.draining = False
         self._jobs = 0
         self._idle = trio.Event()
@@ -127,36 +138,48 @@ class Serving:
 
     async def handle(self, stream: Stream) -> None:
         """One inbound job stream, from the Ask to the Countersign. Raises only the stranger's faults."""
-        talk = Conversation(stream, Side.NODE)
-        ask = await hear_ask(talk)
-        admitted = self._admit(ask, talk.peer)
-        if isinstance(admitted, Refusal):
-            await talk.say(admitted)
-            return
-        work = admitted
+        share = self._intake.open(stream.peer)
+        try:
+            talk = Conversation(stream, Side.NODE, share.take)
+            admitted = self._admit(await hear_ask(talk), talk.peer)
+            if isinstance(admitted, Refusal):
+                await _say(talk, admitted)
+            else:
+                await self._do(talk, admitted)
+        finally:
+            share.close()
+
+    async def _do(self, talk: Conversation, work: _Work) -> None:
         self._lanes.take(work.order)
         work.bench.desk.queued += 1
         self._jobs += 1
         self._changed()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._heed, talk, work, nursery)
-                await self._answer(talk, work, nursery)
-                if work.receipt_envelope and not work.lost:
+                work.conversation = nursery.cancel_scope
+                nursery.start_soon(self._heed, talk, work)
+                await self._answer(talk, work)
+                if work.receipt is not None:
                     with trio.move_on_after(protocols.COUNTERSIGN_TIMEOUT_S):
                         await trio.sleep_forever()  # until _heed has the countersign
                     log.info("%s did not countersign order %s", talk.peer, work.order.order_id.hex())
                 nursery.cancel_scope.cancel()
         finally:
             self._leave_queue(work)
-            if not work.receipt_envelope:
-                self._lanes.abandon(work.order)
+            self._close_books(work)
             self._jobs -= 1
             self._idle.set()
             self._idle = trio.Event()
             self._changed()
         if work.lost:
             raise PeerUnreachable(f"{talk.peer} left in the middle of a job")
+
+    def _close_books(self, work: _Work) -> None:
+        """What an asker got that left without a receipt is owed all the same; what we did not finish is not."""
+        if work.lost and not work.failed and work.receipt is None:
+            self._make_receipt(work, Finish.CANCELLED)
+        if work.receipt is None:
+            self._lanes.abandon(work.order)
 
     # Deciding.
 
@@ -174,6 +197,7 @@ class Serving:
         if refusal is not None:
             return refusal
         assert found is not None
+        assert capability is not None
         try:
             job = decode(ChatJob, ask.request)
         except RemoteProtocolError as error:
@@ -181,29 +205,34 @@ class Serving:
         if job.model != order.model:
             return _no(RefusalCode.REQUEST_INVALID, "the request is for another model than the order")
         refusal = decide(found.desk, ready=found.engine.ready, draining=self.draining)
-        return refusal or _Work(order, opened.envelope, job, found, wall_ms, trio.current_time())
+        if refusal is not None:
+            return refusal
+        in_max = receipts.input_units_max(ask.request, capability.context_units)
+        return _Work(order, opened.envelope, job, found, in_max, wall_ms, trio.current_time())
 
     # Doing.
 
-    async def _answer(self, talk: Conversation, work: _Work, conversation: trio.Nursery) -> None:
+    async def _answer(self, talk: Conversation, work: _Work) -> None:
         """Works and sends everything up to the receipt, or the failure that stands in its place."""
         try:
-            await talk.say(Accepted(queued=max(0, work.bench.desk.queued - 1)))
+            await _say(talk, Accepted(queued=max(0, work.bench.desk.queued - 1)))
             ahead, pieces = trio.open_memory_channel[Piece](PIECES_AHEAD_MAX)
             ending: Usage | JobFailed = _CANCELLED
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._speak, talk, work, pieces, conversation)
+                nursery.start_soon(self._speak, talk, work, pieces)
                 async with ahead:
                     with work.scope:
                         ending = await self._work(work, ahead)
                     self._changed()
             if isinstance(ending, JobFailed):
+                work.failed = True
                 reason = ending.reason[:512]
-                await talk.say(Failure(code=ending.code, reason=reason, limit=ending.limit, actual=ending.actual))
+                await _say(talk, Failure(code=ending.code, reason=reason, limit=ending.limit, actual=ending.actual))
             else:
-                await self._send_receipt(talk, work, ending.finish)
+                self._make_receipt(work, ending.finish)
+                await _say(talk, ReceiptSent(envelope=work.receipt_envelope))
         except PeerUnreachable as error:
-            self._lose(work, conversation, error)
+            self._lose(work, error)
 
     async def _work(self, work: _Work, ahead: trio.MemorySendChannel[Piece]) -> Usage | JobFailed:
         """Waits for a place, then runs the engine. Cancelled from outside when the asker cancels or leaves."""
@@ -211,7 +240,7 @@ class Serving:
 
         async def emit(piece: Piece) -> None:
             for part in split_piece(piece):
-                await ahead.send(part)
+                await self._hand_over(work, ahead, part)
                 work.token_ids.extend(part.token_ids)
                 if not work.first_piece_at:
                     work.first_piece_at = trio.current_time()
@@ -219,6 +248,7 @@ class Serving:
 
         def counted(in_units: int, cached_units: int) -> None:
             work.in_units, work.cached_units = in_units, cached_units
+            self._check_prompt(work)
 
         await work.bench.places.acquire()
         self._leave_queue(work)
@@ -241,7 +271,25 @@ class Serving:
             desk.running -= 1
             work.bench.places.release()
 
-    async def _send_receipt(self, talk: Conversation, work: _Work, finish: Finish) -> None:
+    async def _hand_over(self, work: _Work, ahead: trio.MemorySendChannel[Piece], piece: Piece) -> None:
+        """Waits for the asker to take pieces; one that does not keep up is treated as one that left."""
+        since = trio.current_time()
+        with trio.move_on_after(ASKER_WAIT_S_MAX - work.waited_s):
+            await ahead.send(piece)
+            work.waited_s += trio.current_time() - since
+            return
+        self._lose(work, f"its asker kept us waiting for {ASKER_WAIT_S_MAX:g} s")
+        await trio.lowlevel.checkpoint()
+
+    def _check_prompt(self, work: _Work) -> None:
+        """Raises JobFailed for a prompt that the order does not pay, unless it is our own template that is so long."""
+        order = work.order
+        if order.max_in < work.in_units and order.max_in < work.input_units_max:
+            why = f"the prompt has {work.in_units} units, the order allows {order.max_in}"
+            raise JobFailed(FailureCode.REQUEST_UNSUPPORTED, why, order.max_in, work.in_units)
+
+    def _make_receipt(self, work: _Work, finish: Finish) -> None:
+        """Signs for what was delivered. From here on it counts as owed until it is countersigned."""
         order, wall_ms = work.order, self._wall_ms()
         in_units = min(work.in_units, order.max_in)
         charge = receipts.charge_owed(order.prices, finish, in_units, len(work.token_ids))
@@ -272,12 +320,11 @@ class Serving:
             cum_charge=self._lanes.cum_charge(order) + charge,
             prev_receipt=order.prev_receipt,
         )
-        envelope = self._identity.seal(Kind.RECEIPT, encode(receipt))
-        work.receipt_envelope = envelope
-        self._lanes.finish(order, receipt, envelope, wall_ms)
-        await talk.say(ReceiptSent(envelope=envelope))
+        work.receipt = receipt
+        work.receipt_envelope = self._identity.seal(Kind.RECEIPT, encode(receipt))
+        self._lanes.finish(order, receipt, work.receipt_envelope, wall_ms)
 
-    async def _heed(self, talk: Conversation, work: _Work, conversation: trio.Nursery) -> None:
+    async def _heed(self, talk: Conversation, work: _Work) -> None:
         """Listens while the job runs: a cancel or a lost asker stops the engine at once."""
         try:
             while (event := await talk.hear()) is not None:
@@ -285,30 +332,29 @@ class Serving:
                     work.scope.cancel()
                 elif isinstance(event, CountersignSent):
                     self._settle(work, event)
-                    conversation.cancel_scope.cancel()
+                    work.conversation.cancel()
         except (PeerUnreachable, RemoteProtocolError) as error:
-            self._lose(work, conversation, error)
+            self._lose(work, error)
 
     async def _speak(
         self,
         talk: Conversation,
         work: _Work,
         pieces: trio.MemoryReceiveChannel[Piece],
-        conversation: trio.Nursery,
     ) -> None:
         """Sends pieces, joined with those that came meanwhile: a frame costs more than what is in it."""
         async with pieces:
             try:
                 async for piece in pieces:
                     for part in split_piece(_joined(piece, pieces)):
-                        await talk.say(part)
+                        await _say(talk, part)
             except PeerUnreachable as error:
-                self._lose(work, conversation, error)
+                self._lose(work, error)
 
-    def _lose(self, work: _Work, conversation: trio.Nursery, error: Exception) -> None:
-        log.info("order %s: %s", work.order.order_id.hex(), error)
+    def _lose(self, work: _Work, why: object) -> None:
+        log.info("order %s: %s", work.order.order_id.hex(), why)
         work.lost = True
-        conversation.cancel_scope.cancel()
+        work.conversation.cancel()
 
     def _leave_queue(self, work: _Work) -> None:
         if work.queued:
@@ -318,7 +364,17 @@ class Serving:
     def _settle(self, work: _Work, event: CountersignSent) -> None:
         opened = open_envelope(Kind.COUNTERSIGN, event.envelope)
         countersign = decode(Countersign, opened.body)
-        self._lanes.settle(work.order, work.receipt_envelope, opened.peer, countersign)
+        assert work.receipt is not None  # the session lets no countersign come before it
+        self._lanes.settle(work.order, work.receipt, work.receipt_envelope, opened.peer, countersign)
+
+
+async def _say(talk: Conversation, event: Event) -> None:
+    """Raises PeerUnreachable also for an asker that does not read."""
+    try:
+        with trio.fail_after(ASKER_WAIT_S_MAX):
+            await talk.say(event)
+    except trio.TooSlowError:
+        raise PeerUnreachable(f"{talk.peer} did not read for {ASKER_WAIT_S_MAX:g} s") from None
 
 
 def _joined(piece: Piece, pieces: trio.MemoryReceiveChannel[Piece]) -> Piece:

@@ -168,16 +168,19 @@ def test_unpaid_work_is_limited() -> None:
         receipt_hash=receipts.digest(b"receipt"),
         verdict=Verdict.ACCEPTED,
         reason="",
-        in_units=10,
-        out_units=2,
-        charge=1,
+        in_units=receipt.in_units,
+        out_units=receipt.out_units,
+        charge=receipt.charge,
     )
 
     assert silent is not None
     assert silent[0] is RefusalCode.EXPOSURE
     with pytest.raises(ReceiptInvalid):
-        lanes.settle(first, b"receipt", NODE.peer, agreed)
-    lanes.settle(first, b"receipt", GATEWAY.peer, agreed)
+        lanes.settle(first, receipt, b"receipt", NODE.peer, agreed)
+    with pytest.raises(ReceiptInvalid):
+        lanes.settle(first, receipt, b"receipt", GATEWAY.peer, replace(agreed, charge=0))
+    assert refusal_of(lanes, second) == silent
+    lanes.settle(first, receipt, b"receipt", GATEWAY.peer, agreed)
     assert refusal_of(lanes, second) is None
 
 
@@ -308,3 +311,69 @@ def test_an_order_opens_only_as_an_order() -> None:
     assert open_envelope(Kind.ORDER, envelope).peer == GATEWAY.peer
     with pytest.raises(Exception, match="expected"):
         open_envelope(Kind.RECEIPT, envelope)
+
+
+def test_a_closed_lane_is_remembered_while_its_order_could_come_again() -> None:
+    """As long as the order is valid its lane takes nothing; then it is forgotten."""
+    lanes, first = NodeLanes(NODE.peer, 10**9), order()
+    lanes.take(first)
+    lanes.abandon(first)
+    valid_until = first.expires_at_ms + protocols.CLOCK_SKEW_MS_MAX
+
+    for wall_ms in (WALL, valid_until):
+        refused = refusal_of(lanes, first, wall_ms=wall_ms)
+        assert refused is not None
+        assert refused[0] is RefusalCode.LANE_UNKNOWN
+    assert refusal_of(lanes, order(wall_ms=valid_until + 1), wall_ms=valid_until + 1) is None
+    assert not lanes._closed
+
+
+def test_closed_lanes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When too many lanes were broken off at once, orders of any lane are refused until the first may be forgotten."""
+    monkeypatch.setattr(receipts, "CLOSED_LANES_MAX", 20)
+    lanes = NodeLanes(NODE.peer, 10**12)
+    for number in range(20):
+        broken = order(Lane(lane=number.to_bytes(16, "big")))
+        assert refusal_of(lanes, broken) is None
+        lanes.take(broken)
+        lanes.abandon(broken)
+    refused = refusal_of(lanes, order(Lane(lane=b"n" * 16)))
+
+    assert refused is not None
+    assert refused[0] is RefusalCode.EXPOSURE
+    assert len(lanes._closed) == 20
+
+
+def test_receipts_without_a_countersign_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little each costs, a gateway's unpaid receipts fill a fixed number of places."""
+    monkeypatch.setattr(receipts, "UNSETTLED_MAX", 5)
+    lanes = NodeLanes(NODE.peer, 10**12)
+    for number in range(5):
+        each = order(Lane(lane=number.to_bytes(16, "big")))
+        lanes.take(each)
+        lanes.finish(each, receipt_for(each, (1, 2)), number.to_bytes(32, "big"), WALL)
+    refused = refusal_of(lanes, order(Lane(lane=b"n" * 16)))
+
+    assert refused is not None
+    assert refused[0] is RefusalCode.EXPOSURE
+
+
+def test_a_forgotten_gateways_late_countersign_harms_nothing() -> None:
+    """A countersign for a gateway that was pushed out meanwhile is about nothing any more."""
+    lanes, first = NodeLanes(NODE.peer, 10**9), order()
+    lanes.take(first)
+    receipt = receipt_for(first, (1, 2))
+    lanes.finish(first, receipt, b"receipt", WALL)
+    lanes._forget_gateway()
+    agreed = Countersign(
+        receipt_hash=receipts.digest(b"receipt"),
+        verdict=Verdict.ACCEPTED,
+        reason="",
+        in_units=receipt.in_units,
+        out_units=receipt.out_units,
+        charge=receipt.charge,
+    )
+    lanes.settle(first, receipt, b"receipt", GATEWAY.peer, agreed)
+
+    assert not lanes._accounts
+    assert refusal_of(lanes, first) is not None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,93 +10,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from cxp2p import protocols, receipts
+from cxp2p import protocols
 from cxp2p.errors import PeerUnreachable, RemoteProtocolError
-from cxp2p.identity import Identity, Kind, identity_from_seed
-from cxp2p.net.memory import MemoryNetwork
+from cxp2p.identity import Kind, open_envelope
 from cxp2p.net.pump import Conversation, converse
 from cxp2p.records import (
     Accepted,
     Ask,
     Countersign,
     CountersignSent,
-    Order,
     Piece,
     ReceiptSent,
     Refusal,
     RefusalCode,
-    Verdict,
 )
-from cxp2p.session import Event, Side
-from cxp2p.wire import encode, encode_frame, encode_uvarint
-from cxp2p_node.app import Node
-from worlds import ScriptedEngine, World, capability, chat_job, world
-
-STRANGER = identity_from_seed(b"x" * 32)
-
-
-@dataclass
-class Gate:
-    """A hand-made asker in front of one node."""
-
-    here: World
-    node: Node
-    identity: Identity
-    network: MemoryNetwork
-
-    def order(self, request: bytes, lane: receipts.Lane, **changes: Any) -> Order:
-        terms = receipts.Terms(
-            gateway=self.identity.peer,
-            node=self.node.network.peer,
-            capability=capability(),
-            request_commit=receipts.request_commit(b"s" * 16, request),
-            max_in=100,
-            max_out=50,
-            seed=1,
-        )
-        return replace(receipts.make_order(terms, lane, b"i" * 16, self.here.wall_ms()), **changes)
-
-    def ask(self, order: Order, request: bytes, signer: Identity | None = None) -> Ask:
-        envelope = (signer or self.identity).seal(Kind.ORDER, encode(order))
-        return Ask(order=envelope, salt=b"s" * 16, request=request)
-
-    async def hear_all(self, ask: Ask, countersign: bool = True) -> list[Event]:
-        events: list[Event] = []
-        async with converse(self.network, self.node.network.peer) as talk:
-            await talk.say(ask)
-            while (event := await talk.hear()) is not None:
-                events.append(event)
-                if isinstance(event, ReceiptSent) and countersign:
-                    await talk.say(self.countersign(event))
-        return events
-
-    def countersign(self, receipt: ReceiptSent) -> CountersignSent:
-        agreed = Countersign(
-            receipt_hash=receipts.digest(receipt.envelope),
-            verdict=Verdict.ACCEPTED,
-            reason="",
-            in_units=1,
-            out_units=1,
-            charge=1,
-        )
-        return CountersignSent(envelope=self.identity.seal(Kind.COUNTERSIGN, encode(agreed)))
-
-
-@asynccontextmanager
-async def gate(engine: ScriptedEngine | None = None, exposure_max: int = 10**9) -> AsyncIterator[Gate]:
-    async with world() as here:
-        node = await here.node(engine or ScriptedEngine(), exposure_max=exposure_max)
-        identity = here.identity()
-        network = await here.peer(identity)
-        await network.connect(node.network.addresses[0])
-        yield Gate(here, node, identity, network)
-
-
-REQUEST = encode(chat_job())
-
-
-def lane(number: int = 0) -> receipts.Lane:
-    return receipts.Lane(lane=number.to_bytes(16, "big"))
+from cxp2p.session import Side
+from cxp2p.wire import decode, encode, encode_frame, encode_uvarint
+from strangers import REQUEST, STRANGER, Gate, gate, lane
+from worlds import ScriptedEngine, chat_job
 
 
 async def test_a_good_ask_is_answered(autojump_clock: MockClock) -> None:
@@ -193,18 +121,11 @@ async def test_a_false_countersign_settles_nothing(autojump_clock: MockClock) ->
             await talk.say(door.ask(door.order(REQUEST, lane()), REQUEST))
             while not isinstance(event := await talk.hear(), ReceiptSent):
                 pass
-            agreed = Countersign(
-                receipt_hash=receipts.digest(event.envelope),
-                verdict=Verdict.ACCEPTED,
-                reason="",
-                in_units=1,
-                out_units=1,
-                charge=1,
-            )
+            agreed = decode(Countersign, open_envelope(Kind.COUNTERSIGN, door.countersign(event).envelope).body)
             await talk.say(CountersignSent(envelope=STRANGER.seal(Kind.COUNTERSIGN, encode(agreed))))
         await door.node.serving.idle()
 
-        assert door.node.serving._lanes.exposure(door.identity.peer, door.here.wall_ms()) > 0
+        assert door.exposure() > 0
 
 
 async def still_serves(door: Gate) -> bool:
