@@ -142,7 +142,9 @@ class Libp2pNetwork:
 
     async def _open_on(self, connection: Any, peer: str, protocol: str) -> Libp2pStream:
         spoken: set[str] = connection.muxed_conn.__dict__.setdefault("_spoken", set())
-        stream = Libp2pStream(await connection.new_stream(), peer, protocol)
+        muxed = await connection.muxed_conn.open_stream()
+        with trio.CancelScope(shield=True):  # nothing waits here; cancelled, it would leave the stream behind
+            stream = Libp2pStream(await connection._add_stream(muxed), peer, protocol)
         if protocol not in spoken:
             try:
                 await stream.agree()

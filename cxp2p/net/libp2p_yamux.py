@@ -288,12 +288,13 @@ def fix_reset_leak() -> None:
     stock = YamuxStream.reset
 
     async def reset(self: YamuxStream) -> None:
+        connection = self.conn
         self.__dict__["_left"] = _Left(bytearray(), ended=False)
-        self.conn.stream_buffers.get(self.stream_id, bytearray()).clear()
-        if self.closed:
-            await self.conn._finalize_stream(self, fully_closed=True)
-        self.reset_received = True
         await stock(self)
+        self.reset_received = True
+        async with connection.streams_lock:
+            connection.stream_buffers.get(self.stream_id, bytearray()).clear()
+            connection._finalize_stream_locked(self, fully_closed=True)
 
     replace(YamuxStream, "reset", reset)
 

@@ -186,6 +186,13 @@ async def check_cancelling(open_peer: OpenPeer) -> None:
             assert await read_exactly(neighbour, 4) == word
         await neighbour.close()
         await assert_echoes(asker, node.peer, numbered(300_000))
+        for _ in range(3 * protocols.STREAMS_PER_PEER_MAX):
+            stream = None
+            with trio.move_on_after(rng.uniform(0.0, 0.0006)):
+                stream = await asker.open(node.peer, ECHO)
+            if stream is not None:
+                await stream.reset()
+        await assert_echoes(asker, node.peer)
 
 
 async def check_dht_offer(open_peer: OpenPeer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
 from multiaddr import Multiaddr
+from trio.testing import wait_all_tasks_blocked
 
 from cxp2p import protocols
 from cxp2p.errors import PeerUnreachable, SettingsError
@@ -76,6 +78,29 @@ async def test_a_peer_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch
             await asker.kill(node.peer)
         await assert_breaks(held[7].receive, 1)
         assert node.peer not in asker.connected()
+
+
+async def test_a_cancelled_call_leaves_no_stream() -> None:
+    """Opens, sends and reads that are given up at any moment leave no stream at either end, and no slot taken."""
+    rng = Random(11)
+    with trio.fail_after(20):
+        async with peer(1) as asker, peer(2) as node:
+            node.serve(ECHO, echo)
+            await asker.connect(node.addresses[0])
+            await assert_echoes(asker, node.peer)
+            for _ in range(400):
+                stream = None
+                with trio.move_on_after(rng.uniform(0.0, 0.0008)):
+                    stream = await asker.open(node.peer, ECHO)
+                    await stream.send(b"x")
+                    await stream.receive()
+                if stream is not None:
+                    await stream.reset()
+            await wait_all_tasks_blocked(0.1)
+            for network in (asker, node):
+                (connection,) = network._network.get_connections()
+                assert not connection.muxed_conn.streams
+                assert connection.muxed_conn.stream_backlog_semaphore.value == 256
 
 
 async def test_a_dead_address_does_not_hide_a_good_one() -> None:
