@@ -63,7 +63,12 @@ NODES_WITH_LANES_MAX = 1024
 Emit: TypeAlias = Callable[[Piece], Awaitable[None]]
 """Takes one piece of the answer; waits while the reader does not read."""
 
-_REQUESTS_FAULT = (FailureCode.CONTEXT_LENGTH, FailureCode.REQUEST_UNSUPPORTED, FailureCode.ASKER_TOO_SLOW)
+_REQUESTS_FAULT = (
+    FailureCode.CONTEXT_LENGTH,
+    FailureCode.REQUEST_UNSUPPORTED,
+    FailureCode.SCHEMA_INVALID,
+    FailureCode.ASKER_TOO_SLOW,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

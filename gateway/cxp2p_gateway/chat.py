@@ -92,15 +92,12 @@ class ChatCompletions:
         )
 
     async def _whole(self, exchange: Exchange, work: Work, receive: Receive, send: Send) -> None:
-        texts: list[str] = []
-        size = 0
+        whole = openai.Whole()
 
         async def gather(piece: Piece) -> None:
-            nonlocal size
-            size += len(piece.text)
-            if size > ANSWER_BYTES_MAX:
+            whole.take(piece)
+            if whole.size > ANSWER_BYTES_MAX:
                 raise JobFailed(FailureCode.INTERNAL, "the answer is larger than the gateway holds")
-            texts.append(piece.text)
             await trio.lowlevel.checkpoint()
 
         work.deadline_s = work.wait_s
@@ -108,10 +105,9 @@ class ChatCompletions:
             nursery.start_soon(_watch, exchange, receive, nursery.cancel_scope)
             await self._run(exchange, work, gather)
             nursery.cancel_scope.cancel()
-        outcome, reason = _finished(exchange, work)
+        outcome, reason = _finished(exchange, work, called=whole.called)
         cx = openai.cx_object(outcome) if work.wants_cx else None
-        text = "".join(texts)
-        body = openai.completion(work.ask, work.generation, work.created_s, text, reason, outcome, cx)
+        body = openai.completion(work.ask, work.generation, work.created_s, whole, reason, outcome, cx)
         await send_json(body, send, (("x-cx-generation-id", work.generation),))
 
     async def _streamed(self, exchange: Exchange, work: Work, receive: Receive, send: Send) -> None:
@@ -122,7 +118,7 @@ class ChatCompletions:
             nursery.start_soon(self._feed, exchange, work, pieces_in)
             await self._forward(exchange, work, chunks, pieces_out, send)
             nursery.cancel_scope.cancel()
-        outcome, reason = _finished(exchange, work)
+        outcome, reason = _finished(exchange, work, called=chunks.called)
         cx = openai.cx_object(outcome) if work.wants_cx else None
         last = b"" if work.pieces else chunks.role
         if work.ask.include_usage:
@@ -152,7 +148,7 @@ class ChatCompletions:
                 group = await _next_group(pieces)
                 if not group:
                     return
-            data = b"".join(chunks.text(piece.text) for piece in group if piece.text)
+            data = b"".join(chunks.piece(piece) for piece in group)
             if group and not begun:
                 begun = True
                 data = chunks.role + data
@@ -227,7 +223,7 @@ async def _commit(exchange: Exchange, work: Work, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
-def _finished(exchange: Exchange, work: Work) -> tuple[Outcome, str]:
+def _finished(exchange: Exchange, work: Work, *, called: bool) -> tuple[Outcome, str]:
     """The outcome of a whole answer and its finish reason. Raises Fault for every other ending, or ClientGone."""
     if exchange.gone:
         raise ClientGone
@@ -235,7 +231,7 @@ def _finished(exchange: Exchange, work: Work) -> tuple[Outcome, str]:
         raise Fault(Condition.DEADLINE)
     if isinstance(work.ending, Fault):
         raise work.ending
-    reason = openai.finish_reason(work.ending.settlement)
+    reason = openai.finish_reason(work.ending.settlement, called=called)
     if reason is None:
         raise Fault(Condition.UPSTREAM_CUT if exchange.streaming else Condition.UPSTREAM_FAILED)
     return work.ending, reason

@@ -51,6 +51,7 @@ class Condition(Enum):
     PARAMETER_UNSUPPORTED = auto()
     MODALITY_UNSUPPORTED = auto()
     REQUEST_UNSUPPORTED = auto()
+    SCHEMA_INVALID = auto()
     CONTEXT_EXCEEDED = auto()
     HTTP_MALFORMED = auto()
     HTTP_VERSION = auto()
@@ -125,6 +126,9 @@ TABLE: Final[Mapping[Condition, Row]] = {
     ),
     Condition.REQUEST_UNSUPPORTED: Row(
         400, _REQUEST, "unsupported_parameter", "No node that offers this model can do what this request asks for"
+    ),
+    Condition.SCHEMA_INVALID: Row(
+        400, _REQUEST, "invalid_json_schema", "The JSON schema cannot be followed: {problem}"
     ),
     Condition.CONTEXT_EXCEEDED: Row(
         400,
@@ -246,6 +250,8 @@ def fault_of(error: CxError, model: str, known: bool) -> Fault | None:
             return Fault(Condition.CONTEXT_EXCEEDED, "messages", numbers)
         case JobFailed(code=FailureCode.REQUEST_UNSUPPORTED):
             return Fault(Condition.REQUEST_UNSUPPORTED)
+        case JobFailed(code=FailureCode.SCHEMA_INVALID):
+            return Fault(Condition.SCHEMA_INVALID, "response_format", {"problem": error.reason})
         case JobFailed(code=FailureCode.TIMEOUT):
             return Fault(Condition.DEADLINE)
         case LocalProtocolError() | StoreError():

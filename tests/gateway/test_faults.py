@@ -122,6 +122,12 @@ ROWS = [
     ),
     row(
         400,
+        "invalid_json_schema",
+        "The JSON schema cannot be followed: Unimplemented keys: not",
+        words(C.SCHEMA_INVALID, "response_format", problem="Unimplemented keys: not"),
+    ),
+    row(
+        400,
         "context_length_exceeded",
         "This model's maximum context length is 2048 tokens; your request has 3000",
         words(C.CONTEXT_EXCEEDED, "messages", limit=2048, actual=3000),
@@ -322,6 +328,7 @@ def test_the_dialect_is_what_the_client_reads(headers: dict[str, str], path: str
         (JobRefused(RefusalCode.PRICE_TOO_LOW, ""), True, Condition.UPSTREAM_FAILED),
         (JobFailed(FailureCode.CONTEXT_LENGTH, "", 10, 11), True, Condition.CONTEXT_EXCEEDED),
         (JobFailed(FailureCode.REQUEST_UNSUPPORTED, ""), True, Condition.REQUEST_UNSUPPORTED),
+        (JobFailed(FailureCode.SCHEMA_INVALID, "no"), True, Condition.SCHEMA_INVALID),
         (JobFailed(FailureCode.TIMEOUT, ""), True, Condition.DEADLINE),
         (JobFailed(FailureCode.ENGINE_DIED, ""), True, Condition.UPSTREAM_FAILED),
         (PeerUnreachable(""), True, Condition.UPSTREAM_FAILED),

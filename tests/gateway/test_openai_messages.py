@@ -35,28 +35,6 @@ def test_all_roles_and_contents_become_plain_turns() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("message", "param"),
-    [
-        ({"role": "assistant", "content": None, "tool_calls": [CALL]}, "messages[1].tool_calls"),
-        ({"role": "assistant", "content": "x", "tool_calls": [CALL]}, "messages[1].tool_calls"),
-        ({"role": "assistant", "function_call": {"name": "f", "arguments": ""}}, "messages[1].function_call"),
-        ({"role": "function", "name": "f", "content": "42"}, "messages[1].role"),
-    ],
-)
-def test_calls_of_earlier_turns_are_refused_by_name(message: Any, param: str) -> None:
-    """A conversation that had calls would lose them on the way to a node: it is refused, whole."""
-    answer = {"role": "tool", "content": "42", "tool_call_id": "call_1"}
-    body = chat_body(
-        messages=[{"role": "user", "content": "x"}, message, *([answer] if "tool_calls" in message else [])]
-    )
-    assert refusal(body) == (
-        "unsupported_parameter",
-        param,
-        f"Unsupported parameter '{param}': function calling is not available yet",
-    )
-
-
 ROLES = "system, developer, user, assistant, tool, function"
 
 

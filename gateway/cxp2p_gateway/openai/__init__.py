@@ -1,0 +1,33 @@
+"""OpenAI's JSON: a body becomes a ChatJob, pieces become chunks. No other module knows its shapes.
+
+Facts from OpenAI's published API description, and from reading what its SDKs send and accept.
+"""
+
+from cxp2p_gateway.openai.answer import (
+    DONE,
+    Chunks,
+    Whole,
+    completion,
+    cx_object,
+    finish_reason,
+    logprobs_object,
+    usage,
+)
+from cxp2p_gateway.openai.ask import ChatAsk, chat_ask
+from cxp2p_gateway.openai.listing import SUPPORTED, model_list, model_object
+
+__all__ = [
+    "DONE",
+    "SUPPORTED",
+    "ChatAsk",
+    "Chunks",
+    "Whole",
+    "chat_ask",
+    "completion",
+    "cx_object",
+    "finish_reason",
+    "logprobs_object",
+    "model_list",
+    "model_object",
+    "usage",
+]

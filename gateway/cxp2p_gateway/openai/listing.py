@@ -1,0 +1,69 @@
+"""Models as OpenAI lists them, with what a client wants to know before it chooses."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Final
+
+from cxp2p.records import Service
+from cxp2p_gateway.asking import ModelCard
+
+SUPPORTED: Final = (
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "max_completion_tokens",
+    "max_tokens",
+    "min_p",
+    "parallel_tool_calls",
+    "presence_penalty",
+    "repetition_penalty",
+    "response_format",
+    "seed",
+    "stop",
+    "stream",
+    "stream_options",
+    "structured_outputs",
+    "temperature",
+    "tool_choice",
+    "tools",
+    "top_k",
+    "top_logprobs",
+    "top_p",
+)
+MODALITIES: Final = {
+    Service.CHAT: ("text", "text"),
+    Service.EMBED: ("text", "embeddings"),
+    Service.SPEECH: ("text", "audio"),
+    Service.SCRAPE: ("text", "text"),
+}
+
+
+def model_object(card: ModelCard) -> dict[str, object]:
+    """One model, with what a client wants to know before it chooses. Prices: credits per token, as decimal strings."""
+    reads, writes = MODALITIES[card.service]
+    return {
+        "id": card.model,
+        "object": "model",
+        "created": card.since_s,
+        "owned_by": "cxp2p",
+        "context_length": card.context_units,
+        "max_output_tokens": card.output_units_max,
+        "architecture": {"input_modalities": [reads], "output_modalities": [writes]},
+        "supported_parameters": list(SUPPORTED) if card.service is Service.CHAT else [],
+        "pricing": {"prompt": _price(card.prices.input), "completion": _price(card.prices.output)},
+        "providers": {
+            "count": card.nodes,
+            "p50_ttft_ms": card.first_piece_ms_p50 or None,
+            "p50_tps": card.units_per_s_p50 or None,
+        },
+    }
+
+
+def model_list(cards: tuple[ModelCard, ...]) -> dict[str, object]:
+    """All models."""
+    return {"object": "list", "data": [model_object(card) for card in cards]}
+
+
+def _price(micro_per_million: int) -> str:
+    return f"{Decimal(micro_per_million).scaleb(-12).normalize():f}"

@@ -1,0 +1,53 @@
+"""Models as OpenAI lists them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cxp2p.records import Prices, Service
+from cxp2p_gateway import openai
+from cxp2p_gateway.openai import ChatAsk, chat_ask
+from doors import card, chat_body
+
+
+def test_models_say_what_a_client_wants_to_know_first() -> None:
+    """A model object has OpenAI's four keys, and context, limits, prices as decimals per token, and who offers it."""
+    assert openai.model_list((card(),)) == {
+        "object": "list",
+        "data": [
+            {
+                "id": "smollm2:135m",
+                "object": "model",
+                "created": 1_690_000_000,
+                "owned_by": "cxp2p",
+                "context_length": 2048,
+                "max_output_tokens": 1024,
+                "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
+                "supported_parameters": list(openai.SUPPORTED),
+                "pricing": {"prompt": "0.00000015", "completion": "0.0000006"},
+                "providers": {"count": 2, "p50_ttft_ms": 120, "p50_tps": 35},
+            }
+        ],
+    }
+    unmeasured = openai.model_object(
+        card(first_piece_ms_p50=0, units_per_s_p50=0, prices=Prices(input=0, output=10**12))
+    )
+    assert unmeasured["providers"] == {"count": 2, "p50_ttft_ms": None, "p50_tps": None}
+    assert unmeasured["pricing"] == {"prompt": "0", "completion": "1"}
+
+
+def test_every_parameter_that_is_called_supported_is_accepted() -> None:
+    """The list that models show is true."""
+    values: dict[str, Any] = {
+        "logit_bias": {"1": 1},
+        "logprobs": True,
+        "parallel_tool_calls": True,
+        "response_format": "json",
+        "stop": "x",
+        "stream": True,
+        "stream_options": {},
+        "tool_choice": "auto",
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+    }
+    assert isinstance(chat_ask(chat_body(**{name: values.get(name, 1) for name in openai.SUPPORTED})), ChatAsk)
+    assert {service: openai.listing.MODALITIES[service] for service in Service}
