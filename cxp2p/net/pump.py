@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import trio
 
 from cxp2p import protocols
 from cxp2p.errors import PeerUnreachable, RemoteProtocolError
 from cxp2p.net import Network, Stream
-from cxp2p.records import Ask, Piece
+from cxp2p.records import Ask, CallPart, Piece
 from cxp2p.session import Event, Session, Side
 from cxp2p.wire import FrameReader, encode_frame
 
-PIECE_TEXT_BYTES_MAX = 16 * 1024  # with 4,096 token ids of 5 bytes, well under one frame
+PIECE_BYTES_MAX = 32 * 1024  # half a frame, as weights are estimates
+LOGPROBS_PER_FRAME = 16  # with 20 alternatives each: about 18 KiB of ordinary tokens
 LINGER_S = 2.0
 
 
@@ -75,12 +77,52 @@ async def hear_ask(conversation: Conversation) -> Ask:
 
 
 def split_piece(piece: Piece) -> list[Piece]:
-    """Pieces whose frames are within the limit. Text is cut at characters; all ids go with the last part."""
-    if len(piece.text.encode()) <= PIECE_TEXT_BYTES_MAX:
+    """Pieces whose frames are within the limit. Text is cut at characters; all token ids go with the last part."""
+    if weigh(piece) <= PIECE_BYTES_MAX:
         return [piece]
-    step = PIECE_TEXT_BYTES_MAX // 4
-    texts = [piece.text[start : start + step] for start in range(0, len(piece.text), step)]
-    return [Piece(text=text, token_ids=()) for text in texts[:-1]] + [Piece(text=texts[-1], token_ids=piece.token_ids)]
+    parts = [Piece(text="", token_ids=(), reasoning=text) for text in _cut(piece.reasoning)]
+    parts += [Piece(text=text, token_ids=()) for text in _cut(piece.text)]
+    for call in piece.calls:
+        first, *more = _cut(call.arguments) or [""]
+        named = CallPart(number=call.number, name=call.name, arguments=first)
+        rest = [CallPart(number=call.number, arguments=text) for text in more]
+        parts += [Piece(text="", token_ids=(), calls=(part,)) for part in (named, *rest)]
+    for start in range(0, len(piece.logprobs), LOGPROBS_PER_FRAME):
+        group = piece.logprobs[start : start + LOGPROBS_PER_FRAME]
+        parts.append(Piece(text="", token_ids=(), logprobs=group))
+    return [*parts[:-1], replace(parts[-1], token_ids=piece.token_ids)]
+
+
+def join_pieces(pieces: Sequence[Piece]) -> Piece:
+    """One piece that says the same as these one after another."""
+    if len(pieces) == 1:
+        return pieces[0]
+    calls: list[CallPart] = []
+    for part in (part for piece in pieces for part in piece.calls):
+        last = calls[-1] if calls else None
+        if last is not None and part.name is None and last.number == part.number:
+            calls[-1] = replace(last, arguments=last.arguments + part.arguments)
+        else:
+            calls.append(part)
+    return Piece(
+        text="".join(piece.text for piece in pieces),
+        token_ids=tuple(token for piece in pieces for token in piece.token_ids),
+        reasoning="".join(piece.reasoning for piece in pieces),
+        calls=tuple(calls),
+        logprobs=tuple(logprob for piece in pieces for logprob in piece.logprobs),
+    )
+
+
+def weigh(piece: Piece) -> int:
+    """At most so many bytes of frame, roughly: to know whether more fits."""
+    letters = len(piece.text) + len(piece.reasoning) + sum(len(part.arguments) + 160 for part in piece.calls)
+    logprobs = sum(64 + len(each.data) + sum(48 + len(other.data) for other in each.top) for each in piece.logprobs)
+    return 4 * letters + 5 * len(piece.token_ids) + logprobs
+
+
+def _cut(text: str) -> list[str]:
+    step = PIECE_BYTES_MAX // 8  # a character is up to 4 bytes
+    return [text[start : start + step] for start in range(0, len(text), step)]
 
 
 async def send_record(stream: Stream, value: object) -> None:

@@ -12,7 +12,7 @@ from cxp2p import protocols, receipts
 from cxp2p.errors import JobFailed, PeerUnreachable, RemoteProtocolError
 from cxp2p.identity import Identity, Kind, open_envelope
 from cxp2p.net import Stream
-from cxp2p.net.pump import Conversation, hear_ask, split_piece
+from cxp2p.net.pump import Conversation, hear_ask, join_pieces, split_piece, weigh
 from cxp2p.records import (
     Accepted,
     Ask,
@@ -41,7 +41,7 @@ from cxp2p_node.intake import Intake
 log = logging.getLogger("cxp2p.node.serve")
 
 PIECES_AHEAD_MAX = 16  # pieces made but not yet taken by the network; more would only be memory
-TOKENS_PER_FRAME = 512
+BYTES_PER_FRAME = 8 * 1024  # more in one frame saves nothing
 JOB_S_MAX = 600.0
 ASKER_WAIT_S_MAX = 60.0  # how long an asker may keep this node waiting, in one write and in all the pieces of a job
 _CANCELLED = Usage(in_units=0, cached_units=0, out_units=0, finish=Finish.CANCELLED)
@@ -378,15 +378,14 @@ async def _say(talk: Conversation, event: Event) -> None:
 
 
 def _joined(piece: Piece, pieces: trio.MemoryReceiveChannel[Piece]) -> Piece:
-    texts, token_ids = [piece.text], list(piece.token_ids)
-    while len(token_ids) < TOKENS_PER_FRAME:
+    group, weight = [piece], weigh(piece)
+    while weight < BYTES_PER_FRAME:
         try:
-            more = pieces.receive_nowait()
+            group.append(pieces.receive_nowait())
         except (trio.WouldBlock, trio.EndOfChannel):
             break
-        texts.append(more.text)
-        token_ids.extend(more.token_ids)
-    return Piece(text="".join(texts), token_ids=tuple(token_ids))
+        weight += weigh(group[-1])
+    return join_pieces(group)
 
 
 def _no(code: RefusalCode, reason: str) -> Refusal:
