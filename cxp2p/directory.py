@@ -2,11 +2,16 @@
 
 An offer is believed when its signer is its subject, its times are within the skew limit, and its sequence is higher
 than the last one seen of that peer. A peer that fails is suspended for a while, longer each time in a row, and is
-welcome again with its next success.
+welcome again with its next success. One that says it is full is asked last for a while.
+
+Anybody can make any number of peer ids, and offers signed by them. So a full directory never lets go of a node whose
+own heartbeat was heard, and of the others those go first that were told by whoever told most.
 """
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,8 +21,12 @@ from cxp2p import protocols
 from cxp2p.errors import RemoteProtocolError
 from cxp2p.records import Capability, Offer, Service
 
+OFFERS_BYTES_MAX = 8 * 1024 * 1024  # of all envelopes; decoded they take about four times as much
 SUSPEND_S_FIRST = 2.0
 SUSPEND_S_MAX = 60.0
+BUSY_S_FIRST = 0.25
+FIRST_PIECE_WEIGHT = 0.3
+REQUEST_BYTES_UNIT = 2_000  # the first piece of a long prompt takes longer: about in proportion
 ALIVE_S = protocols.WATCH_BEAT_S * protocols.WATCH_BEATS_MISSED_MAX + 0.5
 
 
@@ -33,8 +42,10 @@ class Via(StrEnum):
 class Entry:
     """One peer's newest offer, the envelope that proves it, and what we know of the peer ourselves.
 
-    `found_via` and `lookup_ms` tell how the peer was first found; `jobs` is how many of ours run there now. The node is
-    used while `alive_until` is ahead: only its own heartbeat moves that.
+    `found_via` and `lookup_ms` tell how the peer was first found, `told_by` who told of it ("" for the DHT); `jobs` is
+    how many of ours run there now. The node is used while `alive_until` is ahead: only its own heartbeat moves that.
+    `failures`, `losses` and `refusals` are in a row: of jobs, of the heartbeat, and for want of room. `first_piece_ms`
+    is what we measured ourselves, at `measured_at`, for a prompt of 2 kB. `useful_at`: when it last did a job of ours.
     """
 
     offer: Offer
@@ -43,8 +54,16 @@ class Entry:
     lookup_ms: int
     alive_until: float = 0.0
     suspended_until: float = 0.0
+    busy_until: float = 0.0
     failures: int = 0
+    losses: int = 0
+    refusals: int = 0
     jobs: int = 0
+    useful_at: float = -math.inf
+    watched_at: float = -math.inf
+    first_piece_ms: float = 0.0
+    measured_at: float = 0.0
+    told_by: str = ""
 
 
 def check_offer(offer: Offer, signer: str, wall_ms: int) -> None:
@@ -61,11 +80,14 @@ def check_offer(offer: Offer, signer: str, wall_ms: int) -> None:
 
 
 class Directory:
-    """Offers by peer, at most `peers_max`: when full, the offer that expires first makes room."""
+    """Offers by peer: at most `peers_max`, and `bytes_max` of envelopes."""
 
-    def __init__(self, peers_max: int = protocols.DIRECTORY_PEERS_MAX) -> None:
+    def __init__(self, peers_max: int = protocols.DIRECTORY_PEERS_MAX, bytes_max: int = OFFERS_BYTES_MAX) -> None:
         self.peers_max = peers_max
+        self.bytes_max = bytes_max
         self._entries: dict[str, Entry] = {}
+        self._told: dict[str, OrderedDict[str, None]] = {}  # by whom: which peers, the first told first
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -79,20 +101,61 @@ class Directory:
     def entries(self) -> tuple[Entry, ...]:
         return tuple(self._entries.values())
 
-    def learn(self, offer: Offer, signer: str, envelope: bytes, via: Via, wall_ms: int, lookup_ms: int = 0) -> bool:
-        """Takes an opened offer in. True if it is newer than what was known. Raises RemoteProtocolError."""
+    def learn(
+        self,
+        offer: Offer,
+        signer: str,
+        envelope: bytes,
+        via: Via,
+        wall_ms: int,
+        lookup_ms: int = 0,
+        told_by: str = "",
+    ) -> bool:
+        """Takes an opened offer in. True if it is newer than what was known and kept. Raises RemoteProtocolError."""
         check_offer(offer, signer, wall_ms)
         known = self._entries.get(offer.peer)
-        if known is not None:
-            if offer.sequence <= known.offer.sequence:
-                return False
+        if known is None:
+            self._entries[offer.peer] = Entry(offer, envelope, via, lookup_ms, told_by=told_by)
+            self._told.setdefault(told_by, OrderedDict())[offer.peer] = None
+            self._bytes += len(envelope)
+        elif offer.sequence > known.offer.sequence:
+            self._bytes += len(envelope) - len(known.envelope)
             known.offer, known.envelope = offer, envelope
-            return True
-        if len(self._entries) >= self.peers_max:
-            first = min(self._entries.values(), key=lambda entry: entry.offer.expires_at_ms)
-            del self._entries[first.offer.peer]
-        self._entries[offer.peer] = Entry(offer, envelope, via, lookup_ms)
-        return True
+            if told_by == offer.peer:
+                self._told_by_itself(known)
+        else:
+            return False
+        while len(self._entries) > self.peers_max or self._bytes > self.bytes_max:
+            if not self._make_room():
+                break
+        return offer.peer in self._entries
+
+    def _told_by_itself(self, entry: Entry) -> None:
+        """A peer that speaks for itself does not go with those that somebody else told of."""
+        self._untell(entry)
+        entry.told_by = entry.offer.peer
+        self._told.setdefault(entry.told_by, OrderedDict())[entry.offer.peer] = None
+
+    def _untell(self, entry: Entry) -> None:
+        told = self._told[entry.told_by]
+        del told[entry.offer.peer]
+        if not told:
+            del self._told[entry.told_by]
+
+    def _make_room(self) -> bool:
+        """Forgets the first peer of whoever told most, but none that beats or works for us."""
+        for _, peers in sorted(self._told.items(), key=lambda told: len(told[1]), reverse=True):
+            for peer in peers:
+                entry = self._entries[peer]
+                if not entry.alive_until and not entry.jobs:
+                    self._forget(peer)
+                    return True
+        return False
+
+    def _forget(self, peer: str) -> None:
+        entry = self._entries.pop(peer)
+        self._bytes -= len(entry.envelope)
+        self._untell(entry)
 
     def expire(self, wall_ms: int) -> tuple[str, ...]:
         """Forgets offers that ended, unless a job of ours runs there. Returns the peers."""
@@ -100,7 +163,7 @@ class Directory:
             peer for peer, entry in self._entries.items() if entry.offer.expires_at_ms <= wall_ms and not entry.jobs
         )
         for peer in gone:
-            del self._entries[peer]
+            self._forget(peer)
         return gone
 
     def beat(self, peer: str, now: float) -> None:
@@ -109,25 +172,59 @@ class Directory:
         if entry is not None:
             entry.alive_until = now + ALIVE_S
 
-    def lose(self, peer: str, now: float) -> None:
-        """The node's heartbeat broke: not used until it beats again, and not asked to for a while."""
-        self.suspend(peer, now)
+    def rest(self, peer: str) -> None:
+        """The node is not watched any more, through no fault of its own."""
         entry = self._entries.get(peer)
         if entry is not None:
             entry.alive_until = 0.0
 
-    def suspend(self, peer: str, now: float) -> None:
-        """The peer failed: not used for 2 s, then twice as long for each failure in a row, at most 60 s."""
+    def lose(self, peer: str, now: float) -> None:
+        """The node's heartbeat broke: not used until it beats again, and not watched for a while."""
         entry = self._entries.get(peer)
         if entry is not None:
-            entry.suspended_until = now + min(SUSPEND_S_FIRST * 2**entry.failures, SUSPEND_S_MAX)
+            entry.alive_until = 0.0
+            entry.suspended_until = max(entry.suspended_until, now + _pause_s(entry.losses))
+            entry.losses = min(entry.losses + 1, 16)
+
+    def returned(self, peer: str) -> None:
+        """The node beats again: its losses are forgotten, its failed jobs are not."""
+        entry = self._entries.get(peer)
+        if entry is not None:
+            entry.losses = 0
+            if not entry.failures:
+                entry.suspended_until = 0.0
+
+    def suspend(self, peer: str, now: float) -> None:
+        """The peer failed a job: not used for 2 s, then twice as long for each failure in a row, at most 60 s."""
+        entry = self._entries.get(peer)
+        if entry is not None:
+            entry.suspended_until = now + _pause_s(entry.failures)
             entry.failures = min(entry.failures + 1, 16)
 
-    def welcome(self, peer: str) -> None:
-        """The peer did what it should: its failures are forgotten."""
+    def full(self, peer: str, now: float, retry_after_ms: int) -> None:
+        """The peer had no room for a job: asked last until then, and longer if it says so again and again."""
         entry = self._entries.get(peer)
         if entry is not None:
-            entry.suspended_until, entry.failures = 0.0, 0
+            pause_s = max(retry_after_ms / 1000, BUSY_S_FIRST * 2**entry.refusals)
+            entry.busy_until = now + min(pause_s, SUSPEND_S_MAX)
+            entry.refusals = min(entry.refusals + 1, 16)
+
+    def welcome(self, peer: str, now: float) -> None:
+        """The peer did a job as it should: its failures are forgotten."""
+        entry = self._entries.get(peer)
+        if entry is not None:
+            entry.suspended_until, entry.busy_until = 0.0, 0.0
+            entry.failures, entry.refusals = 0, 0
+            entry.useful_at = now
+
+    def measure(self, peer: str, first_piece_ms: float, request_bytes: int, now: float) -> None:
+        """How long the first piece of a job really took, whatever the node's offer says."""
+        entry = self._entries.get(peer)
+        if entry is not None:
+            measured = first_piece_ms / max(1.0, request_bytes / REQUEST_BYTES_UNIT)
+            old = entry.first_piece_ms
+            entry.first_piece_ms = old + FIRST_PIECE_WEIGHT * (measured - old) if old else measured
+            entry.measured_at = now
 
     def candidates(
         self, service: Service, model: str, wall_ms: int, now: float
@@ -157,6 +254,10 @@ class Directory:
             matching = rng.sample(matching, limit)
         matching.sort(key=lambda entry: entry.offer.issued_at_ms, reverse=True)
         return _within(matching, protocols.OFFERS_ANSWER_BYTES_MAX)
+
+
+def _pause_s(times: int) -> float:
+    return float(min(SUSPEND_S_FIRST * 2**times, SUSPEND_S_MAX))
 
 
 def _matches(offer: Offer, service: Service | None, model: str | None) -> bool:

@@ -41,8 +41,8 @@ WRITE_BYTES_MAX: Final = 65_507  # one Yamux frame that fits one Noise message
 
 STREAMS_PER_PEER_MAX: Final = 128  # jobs of one gateway on one node; half of Yamux's 256 per connection
 CONNECTIONS_MAX: Final = 512  # of one peer, in and out: half of the usual 1024 open files
-DIRECTORY_PEERS_MAX: Final = 4096  # 64 MiB, if every offer has its full size
-WATCHED_NODES_MAX: Final = 64  # the best ones; each sends at least an offer a second
+DIRECTORY_PEERS_MAX: Final = 4096  # a few MB; if offers are of full size, far fewer are kept
+WATCHED_NODES_MAX: Final = 64  # at once; each sends at least an offer a second. If there are more, they take turns
 
 # Time. `_s` is monotonic seconds, `_ms` is wall-clock milliseconds in signed records.
 CLOCK_SKEW_MS_MAX: Final = 30_000  # NTP-less home machines drift by seconds, not minutes

@@ -212,7 +212,7 @@ class Asker:
             if isinstance(fault, JobFailed) and fault.code in _REQUESTS_FAULT:
                 roomier = fault.limit if fault.code is FailureCode.CONTEXT_LENGTH else 2**31
                 candidates = tuple((entry, able) for entry, able in candidates if able.context_units > roomier)
-        ranked = rank(candidates, tried, self._rng)
+        ranked = rank(candidates, tried, self._rng, trio.current_time())
         if _too_dear(faults):
             ranked.sort(key=lambda candidate: most_it_costs(candidate[1]))
         if ranked:
@@ -269,7 +269,7 @@ class Asker:
             if attempt.settlement is None:
                 with trio.CancelScope(shield=True):
                     await books.void(order, "no receipt")
-        self._directory.welcome(order.node)
+        self._directory.welcome(order.node, trio.current_time())
 
     async def _listen(self, talk: Conversation, attempt: _Attempt, emit: Emit | None) -> None:
         """Until the receipt, which is left in the attempt. Without `emit` pieces are only counted."""

@@ -16,7 +16,7 @@ from random import Random
 import trio
 
 from cxp2p import protocols
-from cxp2p.directory import Directory, Via
+from cxp2p.directory import Directory, Entry, Via
 from cxp2p.errors import CxError, PeerUnreachable, RemoteProtocolError
 from cxp2p.identity import Kind, open_envelope
 from cxp2p.net import Network, Stream
@@ -32,6 +32,10 @@ MODELS_WANTED_MAX = 64
 PEERS_ASKED_AT_ONCE = 3
 EXCHANGE_TIMEOUT_S = 5.0
 LOOKUPS_AT_ONCE = 8
+BEAT_S_MIN = 0.05  # a node has nothing to tell more often: one that does is read more slowly
+FAILURES_WATCHED_MAX = 3  # a node that failed so many jobs in a row makes way, when others wait to be watched
+USEFUL_S = 60.0  # a node that did a job of ours so lately keeps its place
+TURN_S = 10.0  # how often one of the watched makes way for one that was not tried yet
 
 
 def offer_sequence(peer: str, envelope: bytes) -> int:
@@ -77,7 +81,7 @@ class Discovery:
         self._wall_ms = wall_ms
         self._rng = rng
         self._watching = watching
-        self._watched: set[str] = set()
+        self._watched: dict[str, trio.CancelScope] = {}
         self._wanted: OrderedDict[tuple[Service, str | None], None] = OrderedDict({(Service.CHAT, None): None})
         self._news = trio.Event()
         self._limit = trio.CapacityLimiter(LOOKUPS_AT_ONCE)
@@ -107,20 +111,21 @@ class Discovery:
             nursery.start_soon(self._expire)
             if self._watching:
                 nursery.start_soon(self._look_up_often)
+                nursery.start_soon(self._take_turns)
 
     # Offers coming in.
 
-    def learn(self, envelope: bytes, via: Via, lookup_ms: int = 0) -> Offer:
-        """Opens an offer and takes it into the directory. Raises RemoteProtocolError."""
+    def learn(self, envelope: bytes, via: Via, lookup_ms: int = 0, told_by: str = "") -> Offer:
+        """Opens an offer and takes it into the directory; `told_by` "" is the DHT. Raises RemoteProtocolError."""
         opened = open_envelope(Kind.OFFER, envelope, protocols.OFFER_BYTES_MAX)
         offer = decode(Offer, opened.body)
         if offer.peer == self.network.peer:
             return offer
         new = self.directory.get(offer.peer) is None
-        if self.directory.learn(offer, opened.peer, envelope, via, self._wall_ms(), lookup_ms):
+        if self.directory.learn(offer, opened.peer, envelope, via, self._wall_ms(), lookup_ms, told_by):
             self.network.remember(offer.peer, offer.addresses)
-            self._watch(offer.peer)
             if new:
+                self._watch_more()
                 log.info("found %s via %s in %d ms", offer.peer, via, lookup_ms)
                 self._wake()
         return offer
@@ -197,7 +202,7 @@ class Discovery:
             return
         for envelope in answer.envelopes:
             try:
-                self.learn(envelope, Via.EXCHANGE, round((trio.current_time() - started) * 1000))
+                self.learn(envelope, Via.EXCHANGE, round((trio.current_time() - started) * 1000), peer)
             except RemoteProtocolError as error:
                 log.debug("an offer from %s: %s", peer, error)
 
@@ -213,14 +218,34 @@ class Discovery:
 
     # Layer 3: the watch.
 
-    def _watch(self, peer: str) -> None:
-        if self._watching and peer not in self._watched and len(self._watched) < protocols.WATCHED_NODES_MAX:
-            self._watched.add(peer)
-            self._nursery.start_soon(self._keep_watching, peer)
+    def _watch_more(self) -> None:
+        """Watches more nodes while there is room: first those with a model that is asked for, that failed least, and
+        that were not watched lately."""
+        room = protocols.WATCHED_NODES_MAX - len(self._watched)
+        if not self._watching or room <= 0:
+            return
+        now = trio.current_time()
+        waiting = [
+            (not self._is_wanted(entry), entry.losses + entry.failures, entry.watched_at, entry.offer.peer)
+            for entry in self.directory.entries()
+            if entry.offer.peer not in self._watched and entry.suspended_until <= now
+        ]
+        for *_, peer in sorted(waiting)[:room]:
+            self._watched[peer] = trio.CancelScope()
+            self._nursery.start_soon(self._keep_watching, peer, self._watched[peer])
 
-    async def _keep_watching(self, peer: str) -> None:
-        try:
+    def _is_wanted(self, entry: Entry) -> bool:
+        return any((capability.service, capability.model) in self._wanted for capability in entry.offer.capabilities)
+
+    def _crowded(self) -> bool:
+        """Whether more nodes are known than are watched."""
+        return len(self.directory) > len(self._watched) >= protocols.WATCHED_NODES_MAX
+
+    async def _keep_watching(self, peer: str, turn: trio.CancelScope) -> None:
+        """Follows a node until it is forgotten; if others wait, until it cannot be followed or its turn is over."""
+        with turn:
             while (entry := self.directory.get(peer)) is not None:
+                entry.watched_at = trio.current_time()
                 await trio.sleep(max(0.0, entry.suspended_until - trio.current_time()))
                 try:
                     await self._follow(peer)
@@ -228,8 +253,22 @@ class Discovery:
                     log.info("lost %s: %s", peer, error)
                 self.directory.lose(peer, trio.current_time())
                 self._wake()
-        finally:
-            self._watched.discard(peer)
+                if self._crowded():
+                    break
+        self.directory.rest(peer)
+        del self._watched[peer]
+        self._watch_more()
+
+    async def _take_turns(self) -> None:
+        """If more nodes are known than can be watched, the one that was of least use to us makes way."""
+        while True:
+            await trio.sleep(TURN_S)
+            now = trio.current_time()
+            watched = [entry for peer in self._watched if (entry := self.directory.get(peer)) is not None]
+            idle = [entry for entry in watched if not entry.jobs and entry.useful_at < now - USEFUL_S]
+            if idle and self._crowded():
+                least = min(idle, key=lambda entry: (entry.useful_at, entry.watched_at))
+                self._watched[least.offer.peer].cancel()
 
     async def _follow(self, peer: str) -> None:
         stream = await self.network.open(peer, protocols.OFFER_WATCH)
@@ -239,6 +278,7 @@ class Discovery:
                 with trio.fail_after(protocols.WATCH_BEAT_S * protocols.WATCH_BEATS_MISSED_MAX):
                     beat = await reader.next()
                 self._beat(peer, beat)
+                await trio.sleep(BEAT_S_MIN)
         except trio.TooSlowError:
             await self.network.kill(peer)
             raise PeerUnreachable(f"{protocols.WATCH_BEATS_MISSED_MAX} beats were missed") from None
@@ -251,13 +291,15 @@ class Discovery:
             raise PeerUnreachable("the watch stream ended")
         entry = self.directory.get(peer)
         if entry is None or entry.envelope != beat.envelope:
-            offer = self.learn(beat.envelope, Via.WATCH)
+            offer = self.learn(beat.envelope, Via.WATCH, told_by=peer)
             if offer.peer != peer:
                 raise RemoteProtocolError(f"{peer} sent another peer's offer as its own")
+        if entry is not None and entry.failures >= FAILURES_WATCHED_MAX and self._crowded():
+            raise PeerUnreachable(f"{entry.failures} jobs failed there, and others wait")
         came_back = entry is None or not entry.alive_until
         self.directory.beat(peer, trio.current_time())
         if came_back:
-            self.directory.welcome(peer)
+            self.directory.returned(peer)
             self._wake()
 
     # Upkeep.
@@ -267,6 +309,7 @@ class Discovery:
             await trio.sleep(protocols.WATCH_BEAT_S)
             if self.directory.expire(self._wall_ms()):
                 self._wake()
+            self._watch_more()
 
     async def _every(self, act: Callable[[], Awaitable[None]], interval_s: float) -> None:
         while True:

@@ -116,7 +116,7 @@ def test_failures_in_a_row_suspend_longer_and_a_success_forgives() -> None:
     for _ in range(8):
         directory.suspend(PEERS[0], 100.0)
         waits.append(entry.suspended_until - 100.0)
-    directory.welcome(PEERS[0])
+    directory.welcome(PEERS[0], 100.0)
 
     assert waits[:3] == [2.0, 4.0, 8.0]
     assert waits[-1] == SUSPEND_S_MAX
@@ -176,13 +176,13 @@ def test_an_idle_node_comes_before_a_busy_one() -> None:
     found = directory.candidates(Service.CHAT, "echo", EPOCH_MS, 0.0)
 
     for seed in range(20):
-        assert rank(found, (), Random(seed))[0][0].offer.peer == PEERS[1]
-    assert [entry.offer.peer for entry, _ in rank(found, {PEERS[1]}, Random(1))] == [PEERS[0]]
+        assert rank(found, (), Random(seed), 0.0)[0][0].offer.peer == PEERS[1]
+    assert [entry.offer.peer for entry, _ in rank(found, {PEERS[1]}, Random(1), 0.0)] == [PEERS[0]]
     quiet = directory.get(PEERS[1])
     assert quiet is not None
-    before = wait_ms(quiet, found[1][1])
+    before = wait_ms(quiet, found[1][1], 0.0)
     quiet.jobs = 5
-    assert wait_ms(quiet, found[1][1]) > before
+    assert wait_ms(quiet, found[1][1], 0.0) > before
 
 
 def test_equal_nodes_share_the_load() -> None:
@@ -192,7 +192,7 @@ def test_equal_nodes_share_the_load() -> None:
         learn(directory, offer(peer))
         directory.beat(peer, 0.0)
     found = directory.candidates(Service.CHAT, "echo", EPOCH_MS, 0.0)
-    first = [rank(found, (), Random(seed))[0][0].offer.peer for seed in range(400)]
+    first = [rank(found, (), Random(seed), 0.0)[0][0].offer.peer for seed in range(400)]
 
     assert all(60 < first.count(peer) < 140 for peer in PEERS[:4])
 
