@@ -142,9 +142,7 @@ class Libp2pNetwork:
 
     async def _open_on(self, connection: Any, peer: str, protocol: str) -> Libp2pStream:
         spoken: set[str] = connection.muxed_conn.__dict__.setdefault("_spoken", set())
-        muxed = await connection.muxed_conn.open_stream()
-        with trio.CancelScope(shield=True):  # nothing waits here; cancelled, it would leave the stream behind
-            stream = Libp2pStream(await connection._add_stream(muxed), peer, protocol)
+        stream = Libp2pStream(await connection.new_stream(), peer, protocol)
         if protocol not in spoken:
             try:
                 await stream.agree()

@@ -1,8 +1,9 @@
-"""What py-libp2p 0.8.1 does wrong in connections and streams (stream_muxer/yamux/yamux.py), one function a fault."""
+"""What py-libp2p 0.8.1 does wrong in connections (stream_muxer/yamux/yamux.py and around it), one function a fault."""
 
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ import trio
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.swarm_connection import SwarmConn
-from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
+from libp2p.network.stream.net_stream import NetStream
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 
 from cxp2p.net.libp2p_patch import replace
@@ -20,13 +21,13 @@ from cxp2p.net.libp2p_patch import replace
 log = logging.getLogger("cxp2p.net.libp2p")
 
 WRITE_STALL_S = 30.0  # a TCP connection that takes nothing for so long is dead or hostile
+PING_S = 10.0  # between pings
+PONG_S = 10.0  # a peer that does not answer a ping for so long hangs or is gone
 LAST_WORDS_S = 0.5  # what a closing connection may still send
 OUTBOX_BYTES_MAX = 128 * 1024  # data that waits for the socket; more makes its writer wait
 CONTROL_BYTES_MAX = 1 << 20  # control frames never wait, but a peer that asks and does not read is dropped
 NOISE_BYTES_MAX = 65_519  # one Noise message
 READ_AHEAD_BYTES = 64 * 1024
-LINGER_S = 10.0  # how long the peer may take to end a stream that we closed
-LINGERING_MAX = 256  # such streams on one connection; more are reset at once
 STREAMS_PER_CONNECTION_MAX = 512  # 128 of each protocol, and what is being negotiated
 
 
@@ -34,10 +35,7 @@ def apply() -> None:
     """Applies all of these."""
     fix_write_cancellation()
     fix_open_cancellation()
-    fix_false_ends()
-    fix_lost_data()
-    fix_half_closed_leak()
-    fix_reset_leak()
+    fix_silent_peers()
     fix_stream_flood()
     fix_small_reads()
 
@@ -144,9 +142,10 @@ async def _drop(connection: Any, reason: str) -> None:
 
 
 def fix_open_cancellation() -> None:
-    """A cancelled open leaks one of 256 stream slots for the life of the connection (yamux.py, `Yamux.open_stream`).
+    """A cancelled open leaks a stream, and one of 256 slots, for the life of the connection.
 
-    Here only the wait for a slot can be cancelled; what follows does not wait for the peer.
+    (yamux.py, `Yamux.open_stream`; connection/swarm_connection.py, `new_stream`.) Here only the wait for a slot can be
+    cancelled; what follows does not wait for the peer.
     Upstream: "Yamux.open_stream() leaks its backlog slot when it is cancelled while it sends SYN."
     """
     stock = Yamux.open_stream
@@ -158,145 +157,45 @@ def fix_open_cancellation() -> None:
             stream: YamuxStream = await stock(self)
         return stream
 
+    async def new_stream(self: SwarmConn) -> NetStream:
+        muxed = await self.muxed_conn.open_stream()
+        with trio.CancelScope(shield=True):
+            return await self._add_stream(muxed)
+
     replace(Yamux, "open_stream", open_stream)
+    replace(SwarmConn, "new_stream", new_stream)
 
 
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """What a stream had received when its connection was lost, and whether the peer had ended it by then."""
+def fix_silent_peers() -> None:
+    """A peer that hangs, or lost its power, is never noticed (yamux.py:719: nobody minds that a ping has no answer).
 
-    data: bytearray
-    ended: bool
-
-
-def fix_false_ends() -> None:
-    """A reset, and a lost connection, look like a clean end (yamux.py:1051, `Yamux.read_stream`).
-
-    The stream is forgotten before its reader wakes, and an unknown stream "ended": half an answer looks whole. Here
-    only a FIN is an end. It also takes none of the two locks for each read.
-    Upstream: "YamuxStream.read() raises MuxedStreamEOF instead of MuxedStreamReset after an RST."
+    For a quarter of an hour it counts as connected, jobs run for it, and it is asked. Here each connection is pinged
+    every 10 s, and closed when the answer does not come in 10 s.
+    Upstream: "Yamux keeps a connection whose pings are not answered."
     """
 
-    async def read(self: YamuxStream, n: int | None = -1) -> bytes:
-        await trio.lowlevel.checkpoint()
-        while True:
-            left: _Left | None = self.__dict__.get("_left")
-            buffer = left.data if left else self.conn.stream_buffers.get(self.stream_id)
-            ended = left.ended if left else self.recv_closed
-            if buffer and (left or ended or not self.reset_received):
-                data = bytes(buffer) if n is None or n < 0 else bytes(buffer[:n])
-                del buffer[: len(data)]
-                if not left:
-                    await _taken(self, len(data), emptied=not buffer)
-                return data
-            if self.reset_received and not (left and ended):
-                raise MuxedStreamReset("the stream was reset, or its connection was lost")
-            if ended:
-                raise MuxedStreamEOF("the peer ended the stream")
-            event = self.conn.stream_events.get(self.stream_id)
-            if event is None:
-                raise MuxedStreamReset("the stream is closed")
-            await event.wait()
-            if self.stream_id in self.conn.stream_events:
-                self.conn.stream_events[self.stream_id] = trio.Event()
+    async def ping(self: Yamux) -> None:
+        while not self.event_shutting_down.is_set():
+            self._ping_id += 1
+            self._ping_event = trio.Event()
+            self._ping_sent_time = trio.current_time()
+            try:
+                await self._write_frame(_frame(yamux.TYPE_PING, yamux.FLAG_SYN, 0, self._ping_id))
+            except ConnectionClosedError:
+                return
+            with trio.move_on_after(PONG_S):
+                await self._ping_event.wait()
+            if not self._ping_event.is_set():
+                await _drop(self, f"no answer to a ping in {PONG_S:g} s")
+                return
+            with trio.move_on_after(PING_S):
+                await self.event_shutting_down.wait()
 
-    replace(YamuxStream, "read", read)
+    replace(Yamux, "_measure_rtt_loop", ping)
 
 
-async def _taken(stream: Any, count: int, *, emptied: bool) -> None:
-    """Bookkeeping for bytes that are on their way to the reader: no cancellation may lose them now."""
-    if not stream.closed:
-        await stream._auto_tune_and_send_window_update(bytes_read=count)
-    elif emptied:
-        with trio.CancelScope(shield=True):
-            await stream.conn._finalize_stream(stream, fully_closed=True)
-
-
-def fix_lost_data() -> None:
-    """What had arrived before a connection ended is dropped (yamux.py:1680, `Yamux._cleanup_on_error`).
-
-    A peer that says its last word and leaves was not heard, if the reader was busy. Here each stream keeps it.
-    Upstream: "Yamux drops received data that was not read yet when the connection closes."
-    """
-    stock_cleanup, stock_close = Yamux._cleanup_on_error, Yamux.close
-
-    def keep(connection: Any) -> None:
-        for stream in connection.streams.values():
-            data = connection.stream_buffers.get(stream.stream_id, bytearray())
-            ended = stream.recv_closed and not stream.reset_received
-            stream.__dict__.setdefault("_left", _Left(data, ended))
-
-    async def cleanup(self: Yamux) -> None:
-        keep(self)
-        await stock_cleanup(self)
-
-    async def close(self: Yamux, error_code: int = yamux.GO_AWAY_NORMAL) -> None:
-        keep(self)
-        for stream in self.streams.values():
-            stream.reset_received = True
-        await stock_close(self, error_code)
-
-    replace(Yamux, "_cleanup_on_error", cleanup)
-    replace(Yamux, "close", close)
-
-
-def fix_half_closed_leak() -> None:
-    """A stream that we closed and the peer did not is kept, and all that comes on it (yamux.py, `YamuxStream.close`).
-
-    For as long as the connection lives: each stream of a stranger that never ends his side costs a window. Here what
-    comes is read away for 10 s, and then the stream is reset. `close_write` is the half close that is meant.
-    Upstream: "YamuxStream.close() leaks the stream until the peer closes its side."
-    """
-    stock = YamuxStream.close
-
-    async def close(self: YamuxStream) -> None:
-        await stock(self)
-        nursery = self.conn._nursery
-        if self.recv_closed or self.reset_received or nursery is None or self.conn.event_shutting_down.is_set():
-            return
-        lingering: set[int] = self.conn.__dict__.setdefault("_lingering", set())
-        if len(lingering) >= LINGERING_MAX:
-            await self.reset()
-        else:
-            lingering.add(self.stream_id)
-            nursery.start_soon(_linger, self, lingering)
-
-    replace(YamuxStream, "close_write", stock)
-    replace(YamuxStream, "close", close)
-
-
-async def _linger(stream: Any, lingering: set[int]) -> None:
-    try:
-        with trio.move_on_after(LINGER_S):
-            while True:
-                await stream.read(READ_AHEAD_BYTES)
-    except MuxedStreamError as error:
-        log.debug("the peer ended a closed stream: %s", error)
-    finally:
-        lingering.discard(stream.stream_id)
-        with trio.CancelScope(shield=True):
-            await stream.reset()
-
-
-def fix_reset_leak() -> None:
-    """A stream that was reset with unread data is kept for a minute (yamux.py, `reset` and the sweeper).
-
-    A peer that sends a window of bytes on each of many refused streams fills the memory. And `reset` of a stream that
-    the peer reset first does nothing at all. Here a reset forgets the stream and its bytes at once.
-    Upstream: "YamuxStream.reset() leaves unread data to the sweeper for 60 to 90 s."
-    """
-    stock = YamuxStream.reset
-
-    async def reset(self: YamuxStream) -> None:
-        connection = self.conn
-        self.__dict__["_left"] = _Left(bytearray(), ended=False)
-        await stock(self)
-        self.reset_received = True
-        async with connection.streams_lock:
-            connection.stream_buffers.get(self.stream_id, bytearray()).clear()
-            connection._finalize_stream_locked(self, fully_closed=True)
-
-    replace(YamuxStream, "reset", reset)
+def _frame(kind: int, flags: int, stream_id: int, length: int) -> bytes:
+    return struct.pack(yamux.YAMUX_HEADER_FORMAT, 0, kind, flags, stream_id, length)
 
 
 def fix_stream_flood() -> None:

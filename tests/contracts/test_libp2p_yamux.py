@@ -16,6 +16,7 @@ from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, Mux
 from libp2p.stream_muxer.yamux import yamux
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
+from cxp2p.net import libp2p_ends as ends
 from cxp2p.net import libp2p_windows as windows
 from cxp2p.net import libp2p_yamux as fixes
 from hosts import EXCHANGE, applied, cable, connect, echo, host, open_pair, port_of, yamux_pair
@@ -155,6 +156,27 @@ async def test_a_cancelled_open_gives_its_slot_back(fix: tuple[Fix, ...], slots:
             assert one.stream_backlog_semaphore.value == slots
 
 
+@pytest.mark.parametrize(("fix", "open_"), [((), True), ((fixes.fix_silent_peers,), False)])
+async def test_a_peer_that_does_not_answer_pings_is_dropped(
+    fix: tuple[Fix, ...], open_: bool, autojump_clock: MockClock
+) -> None:
+    """Stock: it counts as connected for as long as TCP believes in it. Fixed: its connection ends in 20 s."""
+    with applied(fixes.fix_write_cancellation, *fix):
+        async with yamux_pair() as (one, other):
+            await trio.sleep(100)
+            assert not one.is_closed
+            mine, _ = await open_pair(one, other)
+
+            async def never(_: int) -> bytes:
+                await trio.sleep_forever()
+                return b""
+
+            other.secured_conn.read = never  # after what it reads now
+            await mine.write(b"x")
+            await trio.sleep(fixes.PING_S + fixes.PONG_S + 1)
+            assert one.is_closed is not open_
+
+
 # Windows.
 
 
@@ -191,7 +213,7 @@ async def test_a_reader_may_pause(fix: tuple[Fix, ...], arrives: bool, autojump_
 
 async def test_a_reader_that_never_returns_is_told(autojump_clock: MockClock) -> None:
     """After two minutes without window the writer fails, and the stream is reset at both ends."""
-    with applied(windows.fix_window_stall, fixes.fix_false_ends):
+    with applied(windows.fix_window_stall, ends.fix_false_ends):
         async with yamux_pair() as (one, other):
             mine, theirs = await open_pair(one, other)
             with pytest.raises(MuxedStreamError, match="took nothing"), trio.fail_after(200):
@@ -268,89 +290,6 @@ async def test_a_cancelled_read_loses_nothing(fix: tuple[Fix, ...], whole: bool)
             await trio.sleep(0.1)
             received += await theirs.read(3)
             assert (received == b"onetwo") is whole
-
-
-# Ends.
-
-
-@pytest.mark.parametrize(("fix", "seen"), [((), MuxedStreamEOF), ((fixes.fix_false_ends,), MuxedStreamReset)])
-@pytest.mark.parametrize("lost", [False, True])
-async def test_a_reset_is_no_end(fix: tuple[Fix, ...], seen: type[Exception], lost: bool) -> None:
-    """Stock: whoever reads when the peer resets, or when the connection is lost, reads a clean end. Fixed: an error."""
-    with applied(*fix), trio.fail_after(5):
-        async with yamux_pair() as (one, other), trio.open_nursery() as nursery:
-            mine, theirs = await open_pair(one, other)
-
-            async def read() -> None:
-                with pytest.raises((MuxedStreamEOF, MuxedStreamReset)) as caught:
-                    await theirs.read(1)
-                assert type(caught.value) is seen
-
-            nursery.start_soon(read)
-            await wait_all_tasks_blocked()
-            await (one.secured_conn.close() if lost else mine.reset())
-
-
-@pytest.mark.parametrize(("fix", "kept"), [((), False), ((fixes.fix_lost_data,), True)])
-@pytest.mark.parametrize("ended", [False, True])
-async def test_the_last_words_of_a_peer_are_heard(fix: tuple[Fix, ...], kept: bool, ended: bool) -> None:
-    """Stock: what arrived before the connection ended is dropped. Fixed: it is read, and then how it ended."""
-    with applied(fixes.fix_false_ends, *fix), trio.fail_after(5):
-        async with yamux_pair() as (one, other):
-            mine, theirs = await open_pair(one, other)
-            await mine.write(b"last words")
-            if ended:
-                await mine.close()
-            await wait_all_tasks_blocked()
-            await one.close()
-            await other.event_closed.wait()
-            if kept:
-                assert await theirs.read(4) == b"last"
-                assert await theirs.read(100) == b" words"
-            with pytest.raises(MuxedStreamEOF if kept and ended else MuxedStreamReset):
-                await theirs.read(100)
-
-
-@pytest.mark.parametrize(("fix", "left"), [((), True), ((fixes.fix_half_closed_leak,), False)])
-async def test_a_closed_stream_is_forgotten(fix: tuple[Fix, ...], left: bool, autojump_clock: MockClock) -> None:
-    """Stock: a stream that the peer never ends stays, with what he sends. Fixed: it is gone after 10 s."""
-    with applied(fixes.fix_false_ends, fixes.fix_reset_leak, *fix):
-        async with yamux_pair() as (one, other):
-            mine, theirs = await open_pair(one, other)
-            await theirs.close()
-            await mine.write(bytes(100_000))
-            await trio.sleep(fixes.LINGER_S + 200)
-            assert bool(other.streams) is left
-            assert (sum(map(len, other.stream_buffers.values())) == 100_000) is left
-            if not left:
-                with pytest.raises(MuxedStreamError):
-                    await mine.write(b"x")
-
-
-async def test_few_closed_streams_linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many streams a peer leaves half open, only so many are kept for a while; the rest are reset at once."""
-    monkeypatch.setattr(fixes, "LINGERING_MAX", 5)
-    with applied(fixes.fix_false_ends, fixes.fix_reset_leak, fixes.fix_half_closed_leak), trio.fail_after(5):
-        async with yamux_pair() as (one, other):
-            for _ in range(20):
-                _, theirs = await open_pair(one, other)
-                await theirs.close()
-            assert len(other.streams) == 5
-
-
-@pytest.mark.parametrize(("fix", "left"), [((), 1), ((fixes.fix_reset_leak,), 0)])
-@pytest.mark.parametrize("by_peer", [False, True])
-async def test_a_reset_stream_is_forgotten(fix: tuple[Fix, ...], left: int, by_peer: bool) -> None:
-    """Stock: a stream that was reset with unread data is kept for a minute. Fixed: it is gone."""
-    with applied(*fix), trio.fail_after(5):
-        async with yamux_pair() as (one, other):
-            mine, theirs = await open_pair(one, other)
-            await mine.write(bytes(100_000))
-            if by_peer:
-                await mine.reset()
-            await wait_all_tasks_blocked()
-            await theirs.reset()
-            assert len(other.streams) == left
 
 
 # Floods and costs.
