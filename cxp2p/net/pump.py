@@ -15,6 +15,7 @@ from cxp2p.records import Ask, CallPart, Piece
 from cxp2p.session import Event, Session, Side
 from cxp2p.wire import FrameReader, encode_frame
 
+TOKEN_IDS_PER_FRAME = 1024  # so that what is joined after the cut is still within a Piece's 4,096
 PIECE_BYTES_MAX = 32 * 1024  # half a frame, as weights are estimates
 LOGPROBS_PER_FRAME = 16  # with 20 alternatives each: about 18 KiB of ordinary tokens
 LINGER_S = 2.0
@@ -77,8 +78,8 @@ async def hear_ask(conversation: Conversation) -> Ask:
 
 
 def split_piece(piece: Piece) -> list[Piece]:
-    """Pieces whose frames are within the limit. Text is cut at characters; all token ids go with the last part."""
-    if weigh(piece) <= PIECE_BYTES_MAX:
+    """Pieces whose frames are within the limit. Text is cut at characters; token ids come with its last part."""
+    if weigh(piece) <= PIECE_BYTES_MAX and len(piece.token_ids) <= TOKEN_IDS_PER_FRAME:
         return [piece]
     parts = [Piece(text="", token_ids=(), reasoning=text) for text in _cut(piece.reasoning)]
     parts += [Piece(text=text, token_ids=()) for text in _cut(piece.text)]
@@ -90,7 +91,12 @@ def split_piece(piece: Piece) -> list[Piece]:
     for start in range(0, len(piece.logprobs), LOGPROBS_PER_FRAME):
         group = piece.logprobs[start : start + LOGPROBS_PER_FRAME]
         parts.append(Piece(text="", token_ids=(), logprobs=group))
-    return [*parts[:-1], replace(parts[-1], token_ids=piece.token_ids)]
+    groups = [
+        piece.token_ids[at : at + TOKEN_IDS_PER_FRAME] for at in range(0, len(piece.token_ids), TOKEN_IDS_PER_FRAME)
+    ]
+    last = parts.pop() if parts else Piece(text="", token_ids=())
+    first, *more = groups or [()]
+    return [*parts, replace(last, token_ids=first), *(Piece(text="", token_ids=group) for group in more)]
 
 
 def join_pieces(pieces: Sequence[Piece]) -> Piece:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +26,8 @@ CALLS = st.lists(
 PIECES = st.builds(
     Piece,
     text=TEXTS,
-    token_ids=st.lists(st.integers(0, 2**32 - 1), max_size=600).map(tuple),
+    token_ids=st.lists(st.integers(0, 2**32 - 1), max_size=600).map(tuple)
+    | st.integers(1024, 4096).map(lambda count: tuple(range(count))),
     reasoning=TEXTS,
     calls=CALLS.map(tuple),
     logprobs=st.lists(LOGPROBS, max_size=40).map(tuple),
@@ -56,6 +58,15 @@ def test_a_piece_of_any_size_is_cut_into_frames_that_say_the_same(piece: Piece) 
     assert all(len(encode_frame(part)) <= protocols.FRAME_BYTES_MAX for part in parts)
 
 
-@given(st.lists(PIECES, min_size=1, max_size=4))
+@pytest.mark.parametrize("count", [0, 1, 1024, 1025, 4096])
+def test_token_ids_without_a_text_are_cut_too(count: int) -> None:
+    """A model that says only special tokens makes pieces of ids alone; joined after the cut they are still pieces."""
+    parts = split_piece(Piece(text="", token_ids=tuple(range(count))))
+    join_pieces([*[Piece(text="x", token_ids=(1,))] * 1638, parts[0]])
+
+    assert [token for part in parts for token in part.token_ids] == list(range(count))
+
+
+@given(st.lists(PIECES.filter(lambda piece: len(piece.token_ids) < 1024), min_size=1, max_size=4))
 def test_joined_pieces_say_the_same(pieces: list[Piece]) -> None:
     assert meaning([join_pieces(pieces)]) == meaning(pieces)
