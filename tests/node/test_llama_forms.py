@@ -115,6 +115,27 @@ async def test_an_answer_to_a_schema_is_valid_every_time(engine: Llama) -> None:
         assert 1 <= len(person["tags"]) <= 2
 
 
+async def test_an_answer_is_valid_however_short_it_must_be(engine: Llama) -> None:
+    """Strings and lists without a bound end in time, as soon as there is room for the shortest answer at all."""
+    schema = {
+        "type": "object",
+        "properties": {"story": {"type": "string"}, "list": {"type": "array", "items": {"type": "string"}}},
+        "required": ["story", "list"],
+        "additionalProperties": False,
+    }
+    for max_out in (40, 60, 100, 200, 400):
+        pieces, usage = await ask(engine, job(form=AnswerForm.JSON_SCHEMA, schema=json.dumps(schema)), max_out=max_out)
+        assert usage.finish is Finish.STOP
+        assert set(json.loads(text(pieces))) == {"story", "list"}
+        assert usage.out_units <= max_out
+    pieces, usage = await ask(engine, job(form=AnswerForm.JSON_OBJECT), max_out=30)
+    assert isinstance(json.loads(text(pieces)), dict)
+    pieces, usage = await ask(engine, job(tools=(WEATHER,), tool_mode=ToolMode.REQUIRED), max_out=120)
+    assert calls(pieces)
+    pieces, usage = await ask(engine, job(form=AnswerForm.JSON_SCHEMA, schema=json.dumps(schema)), max_out=5)
+    assert usage.finish is Finish.LENGTH  # no room at all: and it says so
+
+
 @pytest.mark.parametrize(
     ("schema", "said"),
     [

@@ -2,17 +2,26 @@
 
 The work is done by llguidance (an Earley parser over token prefixes, about 60 µs a token with a vocabulary of 49,152),
 which also knows far more of JSON Schema than llama.cpp's own converter. Its limits bound what a schema can cost.
+
+An answer must also end within its length, or it would be cut off in the middle of a string. So now and then a short way
+to an end is tried out on a copy, and when no more tokens are left than that way needs, it is taken.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import llguidance
 import llguidance.numpy as masks
+import numpy as np
 from llguidance import LLMatcher, LLParserLimits
 
 GRAMMAR_BYTES_MAX = 256 * 1024
+LANDING_TOKENS_MAX = 512  # an end that takes more than that is not tried out
+LOOK_EVERY = 16  # tokens; and so many are kept in hand
+PULL_OF_END = 1000.0  # above all logits, which are within some tens
+_PULLS = {b'"': 800.0, b"}": 600.0, b"]": 600.0, b",": 400.0}  # inside of a string the others are only letters
 LIMITS = LLParserLimits(max_grammar_size=200_000, max_lexer_states=50_000)
 
 
@@ -21,38 +30,72 @@ class GrammarError(Exception):
 
 
 class Constraints:
-    """What grammars of one model need: its vocabulary, read once."""
+    """What grammars of one model need: its vocabulary, read once. `ends`: whether a token means that it is done."""
 
-    def __init__(self, tokenizer: llguidance.LLTokenizer, vocab_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer: llguidance.LLTokenizer,
+        vocab_size: int,
+        piece: Callable[[int], bytes],
+        ends: Callable[[int], bool],
+    ) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
+        pull = [PULL_OF_END if ends(token) else _pull(piece(token)) for token in range(vocab_size)]
+        self._pull = np.array(pull, dtype=np.float32)
 
-    def constrain(self, grammar: str) -> Constraint:
-        """A constraint at its beginning. Raises GrammarError."""
+    def constrain(self, grammar: str, *, lands: bool) -> Constraint:
+        """A constraint at its beginning. `lands`: it must come to an end within its length. Raises GrammarError."""
         if len(grammar) > GRAMMAR_BYTES_MAX:
             raise GrammarError(f"it is longer than {GRAMMAR_BYTES_MAX} characters")
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise GrammarError(matcher.get_error())
-        return Constraint(matcher, self._vocab_size)
+        return Constraint(matcher, self._vocab_size, self._pull if lands else None)
 
 
 class Constraint:
     """Where one output stands in its grammar."""
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+    def __init__(self, matcher: LLMatcher, vocab_size: int, pull: Any) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
+        self._pull = pull
         self._mask: Any = masks.allocate_token_bitmask(1, vocab_size)
+        self._landing = False
+        self._looked_at = 0
 
-    def apply(self, logits: Any) -> None:
+    def apply(self, logits: Any, left: int) -> None:
         """Rules out, in the logits themselves (an array of one for each token), every token that cannot come next.
 
-        Raises GrammarError when that has become too much work.
+        `left`: how many tokens there may still be. Raises GrammarError when this has become too much work.
         """
-        masks.fill_next_token_bitmask(self._matcher, self._mask)
-        if self._matcher.is_error():
-            raise GrammarError(self._matcher.get_error())
+        if self._pull is not None and (self._landing or self._must_land(left)):
+            logits += self._pull
+        self._rule_out(self._matcher, logits)
+
+    def _must_land(self, left: int) -> bool:
+        if left > LANDING_TOKENS_MAX or (self._looked_at and self._looked_at - left < LOOK_EVERY and left > LOOK_EVERY):
+            return False
+        self._looked_at = left
+        self._landing = self._landing_tokens(left) + LOOK_EVERY >= left
+        return self._landing
+
+    def _landing_tokens(self, most: int) -> int:
+        """How many tokens a short way to the end takes, or `most`."""
+        matcher = self._matcher.deep_copy()
+        for count in range(most):
+            if matcher.is_stopped():
+                return count
+            scores = self._pull.copy()
+            self._rule_out(matcher, scores)
+            matcher.consume_token(int(scores.argmax()))
+        return most
+
+    def _rule_out(self, matcher: LLMatcher, logits: Any) -> None:
+        masks.fill_next_token_bitmask(matcher, self._mask)
+        if matcher.is_error():
+            raise GrammarError(matcher.get_error())
         masks.apply_token_bitmask_inplace(logits.reshape(1, self._vocab_size), self._mask)
 
     def take(self, token: int) -> None:
@@ -64,3 +107,9 @@ class Constraint:
     def complete(self) -> bool:
         """Whether nothing more can come."""
         return bool(self._matcher.is_stopped())
+
+
+def _pull(piece: bytes) -> float:
+    """How much a token is wanted when the answer must end: what closes most, and what is short."""
+    strength = _PULLS.get(piece.strip()[:1], 0.0)
+    return strength - min(len(piece), 50)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cxp2p.errors import JobFailed
 from cxp2p.records import AnswerForm, ChatJob, FailureCode, Tool, ToolMode
@@ -17,7 +17,14 @@ _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator
 ANY_OBJECT = {"type": "object"}
 
 
-def grammar_of(job: ChatJob, form: ToolFormat) -> str | None:
+class Grammar(NamedTuple):
+    """A grammar for llguidance. `whole`: the answer is worth nothing if it is cut off before the grammar's end."""
+
+    text: str
+    whole: bool
+
+
+def grammar_of(job: ChatJob, form: ToolFormat) -> Grammar | None:
     """What the answer to this job must follow, if it must follow anything.
 
     Raises JobFailed(SCHEMA_INVALID) for JSON that is no schema, JobFailed(REQUEST_UNSUPPORTED) for a tool that is none.
@@ -28,13 +35,15 @@ def grammar_of(job: ChatJob, form: ToolFormat) -> str | None:
         if not tools:
             raise JobFailed(FailureCode.REQUEST_UNSUPPORTED, f"there is no tool {job.tool_name!r}")
     if tools and job.tool_mode in (ToolMode.NAMED, ToolMode.REQUIRED):
-        return of_calls(tools, form, several=job.parallel_calls and job.tool_mode is ToolMode.REQUIRED)
+        several = job.parallel_calls and job.tool_mode is ToolMode.REQUIRED
+        return Grammar(of_calls(tools, form, several=several), whole=True)
     if job.form is AnswerForm.JSON_SCHEMA:
-        return of_schema(_schema(job.schema))
+        return Grammar(of_schema(_schema(job.schema)), whole=True)
     if job.form is AnswerForm.JSON_OBJECT:
-        return of_schema(ANY_OBJECT)
+        return Grammar(of_schema(ANY_OBJECT), whole=True)
     if tools and job.tool_mode is ToolMode.AUTO:
-        return of_text_or_calls(tools, form, several=job.parallel_calls)
+        text = of_text_or_calls(tools, form, several=job.parallel_calls)
+        return None if text is None else Grammar(text, whole=False)
     return None
 
 

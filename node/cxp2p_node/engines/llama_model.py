@@ -135,7 +135,7 @@ class Model:
 
     def constraints(self) -> Constraints:
         """What grammars need of this model. Takes 0.2 s."""
-        return Constraints(lltokenizer_from_vocab(self._vocab), self.vocab_size)
+        return Constraints(lltokenizer_from_vocab(self._vocab), self.vocab_size, self.piece, self.ends)
 
     def logprob(self, logits: Any, token: int, count: int) -> Logprob:
         """The log probability of `token` and of the `count` likeliest tokens, by the model alone (temperature 1)."""

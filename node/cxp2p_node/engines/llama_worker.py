@@ -187,13 +187,18 @@ class Worker:
         logits = self._model.logits(at)
         before = logits.copy() if job.logprobs is not None else None
         if job.constraint is not None:
-            job.constraint.apply(logits)
+            job.constraint.apply(logits, self._left(job))
         token = job.sampler.sample(at)
         if job.constraint is not None:
             job.constraint.take(token)
         if before is None or job.logprobs is None or self._model.ends(token):
             return token, None
         return token, self._model.logprob(before, token, job.logprobs)
+
+    def _left(self, job: Job) -> int:
+        """How many more tokens the job may have, by its order and by its context."""
+        cached = len(self._slots.slots[job.slot].cached)
+        return min(job.start.max_out - job.output.made, self._slots.context_units - cached - 1)
 
     def _take(self, job: Job, token: int, logprob: Logprob | None, now: float, crowded: bool) -> None:
         if self._model.ends(token):
@@ -277,7 +282,9 @@ class Desk:
             reason = f"the prompt has {len(prompt)} tokens, the context {room}"
             raise JobFailed(FailureCode.CONTEXT_LENGTH, reason, room, len(prompt))
         grammar = grammar_of(chat, self._template.tool_format)
-        constraint = None if grammar is None else self._all_constraints().constrain(grammar)
+        constraint = None
+        if grammar is not None:
+            constraint = self._all_constraints().constrain(grammar.text, lands=grammar.whole)
         return Prepared(start, chat, prompt, text.rstrip().endswith(THINK_BEGIN), constraint)
 
     def _all_constraints(self) -> Constraints:
