@@ -91,7 +91,7 @@ def test_a_call_and_its_answer_go_on_as_a_conversation(up: Up) -> None:
     assert answer.choices[0].message.content or answer.choices[0].message.tool_calls
 
 
-def test_log_probabilities_arrive(up: Up) -> None:
+def test_log_probabilities_arrive_for_each_token(up: Up) -> None:
     with up.client() as client:
         answer = client.chat.completions.create(
             model=MODEL, messages=ASKED, logprobs=True, top_logprobs=3, max_tokens=5
