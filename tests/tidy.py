@@ -27,7 +27,7 @@ LONG: Final[Mapping[str, int]] = {}
 LONG_FUNCTIONS: Final[Mapping[str, int]] = {"tests/gateway/doors.py": 66}
 
 VOCABULARY = frozenset({"errors", "kinds", "jobs", "records", "protocols"})
-RULES = frozenset({"directory", "routing", "standing", "pricing", "receipts", "ledger", "merkle", "rewards"})
+RULES = frozenset({"directory", "routing", "standing", "pricing", "receipts", "lanes", "ledger", "merkle", "rewards"})
 BELOW_NET = VOCABULARY | RULES | {"wire", "identity", "session"}
 LIBRARY = BELOW_NET | {"net", "client", "paths", "peer", "program", "settings", "testing"}
 
@@ -52,7 +52,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
 # Pure modules: what they decide depends on their arguments alone.
 PURE: Final = frozenset(
     {f"cxp2p.{name}" for name in VOCABULARY | RULES | {"wire", "session"}}
-    | {"cxp2p_node.admission", "cxp2p_node.engines.slots", "cxp2p_node.engines.text"}
+    | {"cxp2p_node.admission", "cxp2p_node.intake", "cxp2p_node.engines.slots", "cxp2p_node.engines.text"}
     | {f"cxp2p_gateway.{name}" for name in ("faults", "fields", "openai", "sse")}
 )
 IMPURE_IMPORTS: Final = frozenset(

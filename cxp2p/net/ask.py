@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -24,6 +23,7 @@ from cxp2p.errors import (
     RemoteProtocolError,
 )
 from cxp2p.identity import Identity, Kind, open_envelope
+from cxp2p.lanes import FreeLanes
 from cxp2p.net import Network
 from cxp2p.net.discover import Discovery
 from cxp2p.net.pump import Conversation, converse
@@ -57,8 +57,6 @@ STALL_S = (
     120.0  # between two events of a job: a long prompt on a slow machine. A node that hangs is noticed by its beat
 )
 CANCEL_GRACE_S = 2.0  # how long a cancelled job waits for the receipt of what was delivered
-LANES_FREE_MAX = 64
-NODES_WITH_LANES_MAX = 1024
 
 Emit: TypeAlias = Callable[[Piece], Awaitable[None]]
 """Takes one piece of the answer; waits while the reader does not read."""
@@ -125,29 +123,6 @@ class _Attempt:
     settlement: Settlement | None = None
 
 
-class Lanes:
-    """Free lanes by node: one is out for each running job, and comes back with its receipt. Bounded."""
-
-    def __init__(self, new_id: Callable[[], bytes]) -> None:
-        self._new_id = new_id
-        self._free: OrderedDict[str, list[receipts.Lane]] = OrderedDict()
-
-    def take(self, node: str) -> receipts.Lane:
-        free = self._free.get(node)
-        return free.pop() if free else self.open()
-
-    def open(self) -> receipts.Lane:
-        return receipts.Lane(lane=self._new_id())
-
-    def give_back(self, node: str, lane: receipts.Lane) -> None:
-        free = self._free.setdefault(node, [])
-        self._free.move_to_end(node)
-        if len(free) < LANES_FREE_MAX:
-            free.append(lane)
-        if len(self._free) > NODES_WITH_LANES_MAX:
-            self._free.popitem(last=False)
-
-
 class Asker:
     """Asks the network for work and settles it. `rng` makes ids, salts and seeds: a `SystemRandom` outside of tests."""
 
@@ -160,7 +135,7 @@ class Asker:
         self._directory = discovery.directory
         self._wall_ms = wall_ms
         self._rng = rng
-        self._lanes = Lanes(lambda: rng.randbytes(16))
+        self._lanes = FreeLanes(lambda: rng.randbytes(16))
 
     async def run(self, job: ChatJob, emit: Emit, books: Books, *, deadline_s: float = DEADLINE_S) -> Outcome:
         """Does one job: pieces go to `emit` in order, the signed outcome is returned.

@@ -95,8 +95,8 @@ def split_piece(piece: Piece) -> list[Piece]:
         piece.token_ids[at : at + TOKEN_IDS_PER_FRAME] for at in range(0, len(piece.token_ids), TOKEN_IDS_PER_FRAME)
     ]
     last = parts.pop() if parts else Piece(text="", token_ids=())
-    first, *more = groups or [()]
-    return [*parts, replace(last, token_ids=first), *(Piece(text="", token_ids=group) for group in more)]
+    only_ids = (Piece(text="", token_ids=group) for group in groups[1:])
+    return [*parts, replace(last, token_ids=groups[0] if groups else ()), *only_ids]
 
 
 def join_pieces(pieces: Sequence[Piece]) -> Piece:

@@ -14,11 +14,12 @@ from typing import TypeVar
 import trio
 
 import cxp2p
-from cxp2p import protocols, receipts
+from cxp2p import protocols
 from cxp2p.client import wall_ms as wall_clock_ms
 from cxp2p.directory import Directory
 from cxp2p.errors import SettingsError
 from cxp2p.identity import Identity
+from cxp2p.lanes import NodeLanes
 from cxp2p.net import Network
 from cxp2p.net.discover import Discovery
 from cxp2p.net.tasks import background
@@ -72,7 +73,7 @@ async def run_node(
 ) -> AsyncIterator[Node]:
     """A node on an open network, for as long as the block runs. It also passes on offers that it hears of."""
     benches = {engine.describe().model: bench(engine) for engine in engines}
-    lanes = receipts.NodeLanes(identity.peer, exposure_max)
+    lanes = NodeLanes(identity.peer, exposure_max)
 
     def offered() -> tuple[Capability, ...]:
         return tuple(each.capability() for each in benches.values() if each.engine.ready)

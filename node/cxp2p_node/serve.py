@@ -11,6 +11,7 @@ import trio
 from cxp2p import protocols, receipts
 from cxp2p.errors import JobFailed, PeerUnreachable, RemoteProtocolError
 from cxp2p.identity import Identity, Kind, open_envelope
+from cxp2p.lanes import NodeLanes
 from cxp2p.net import Stream
 from cxp2p.net.pump import Conversation, hear_ask, join_pieces, split_piece, weigh
 from cxp2p.records import (
@@ -115,7 +116,7 @@ class Serving:
         self,
         identity: Identity,
         benches: Mapping[str, Bench],
-        lanes: receipts.NodeLanes,
+        lanes: NodeLanes,
         wall_ms: Callable[[], int],
         changed: Callable[[], None],
         owner: str = "",

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cxp2p import protocols, receipts
+from cxp2p import lanes, protocols
 from cxp2p.errors import PeerUnreachable
 from cxp2p.net import Stream
 from cxp2p.net.pump import Conversation, converse
@@ -75,6 +75,7 @@ async def test_a_prompt_over_the_order_is_not_worked(autojump_clock: MockClock) 
     engine = ScriptedEngine()
     async with gate(engine) as door:
         events = await door.hear_all(door.ask(door.order(LONG, lane(), max_in=1), LONG))
+        await door.node.serving.idle()
 
         assert isinstance(events[-1], Failure)
         assert (events[-1].code, events[-1].limit, events[-1].actual) == (FailureCode.REQUEST_UNSUPPORTED, 1, 40)
@@ -98,7 +99,7 @@ async def test_who_leaves_before_the_receipt_still_owes(autojump_clock: MockCloc
         assert isinstance(refused, Refusal)
         assert refused.code is RefusalCode.EXPOSURE
         assert door.exposure() > 0
-        await trio.sleep(receipts.UNSETTLED_FORGIVEN_MS / 1000 + 1)
+        await trio.sleep(lanes.UNSETTLED_FORGIVEN_MS / 1000 + 1)
         assert door.exposure() == 0
 
 
