@@ -218,13 +218,18 @@ class Directory:
             entry.useful_at = now
 
     def measure(self, peer: str, first_piece_ms: float, request_bytes: int, now: float) -> None:
-        """How long the first piece of a job really took, whatever the node's offer says."""
+        """How long a job really waited for its first piece, whatever the node's offer says."""
         entry = self._entries.get(peer)
         if entry is not None:
-            measured = first_piece_ms / max(1.0, request_bytes / REQUEST_BYTES_UNIT)
-            old = entry.first_piece_ms
+            measured, old = _for_a_unit(first_piece_ms, request_bytes), entry.first_piece_ms
             entry.first_piece_ms = old + FIRST_PIECE_WEIGHT * (measured - old) if old else measured
             entry.measured_at = now
+
+    def waited(self, peer: str, waited_ms: float, request_bytes: int, now: float) -> None:
+        """A job was given up before its first piece: it would have taken longer than that."""
+        entry = self._entries.get(peer)
+        if entry is not None and _for_a_unit(waited_ms, request_bytes) > entry.first_piece_ms:
+            self.measure(peer, waited_ms, request_bytes, now)
 
     def candidates(
         self, service: Service, model: str, wall_ms: int, now: float
@@ -239,7 +244,7 @@ class Directory:
             found.extend(
                 (entry, capability)
                 for capability in entry.offer.capabilities
-                if capability.service is service and capability.model == model
+                if capability.service is service and capability.model == model and _has_room(capability)
             )
         return tuple(found)
 
@@ -254,6 +259,14 @@ class Directory:
             matching = rng.sample(matching, limit)
         matching.sort(key=lambda entry: entry.offer.issued_at_ms, reverse=True)
         return _within(matching, protocols.OFFERS_ANSWER_BYTES_MAX)
+
+
+def _has_room(capability: Capability) -> bool:
+    return min(capability.context_units, capability.output_units_max) > 0
+
+
+def _for_a_unit(first_piece_ms: float, request_bytes: int) -> float:
+    return first_piece_ms / max(1.0, request_bytes / REQUEST_BYTES_UNIT)
 
 
 def _pause_s(times: int) -> float:

@@ -118,9 +118,10 @@ def advance(lane: Lane, receipt_envelope: bytes, charge: int) -> Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered:
-    """What the asker itself counted: the token ids that arrived."""
+    """What the asker itself knows: the token ids that arrived, and whether it cancelled."""
 
     token_ids: Sequence[int]
+    cancelled: bool = False
 
 
 def check_receipt(
@@ -185,6 +186,8 @@ def _miscount(order: Order, lane: Lane, receipt: Receipt, got: Delivered, owed: 
         return f"charge is {receipt.charge}, {owed} is owed"
     if receipt.cum_charge != lane.cum_charge + owed:
         return f"cum_charge is {receipt.cum_charge}, {lane.cum_charge + owed} is owed"
+    if receipt.finish is Finish.CANCELLED and not got.cancelled:
+        return "nobody cancelled"
     if not receipt.t_accept_ms <= receipt.t_first_ms <= receipt.t_end_ms:
         return "times are not in order"
     return ""

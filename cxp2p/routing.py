@@ -1,34 +1,113 @@
-"""Which node gets the job. Pure: a ranking of candidates from what they offer and what we sent them ourselves."""
+"""Which node gets the job, and which the next one. Pure: from what nodes offer, what we saw of them, what they said.
+
+Nothing that a node says of itself or of a job is taken for true where it could keep jobs from the others: neither its
+load, nor its price, nor that the job cannot be done.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 from random import Random
+from typing import TypeAlias
 
 from cxp2p.directory import Entry
-from cxp2p.records import Capability
+from cxp2p.errors import CxError, InsufficientCredit, JobFailed, JobRefused
+from cxp2p.receipts import TEMPLATE_UNITS_MAX
+from cxp2p.records import Capability, FailureCode, RefusalCode
 
 FIRST_PIECE_MS_GUESS = 300  # a node that has not measured itself yet is neither favoured nor shunned
 MEASURED_HALF_LIFE_S = 60.0  # what we measured ourselves counts, but a node that was slow once may be tried again
 TIE_SPREAD = 0.15  # equal nodes share the load; a clearly better one still wins
+REFUSALS_SHY = 2  # in a row, without a job done between them
 DEAR = 4  # a node that costs more than so many times the usual is asked when no other is left
 
+BYTES_PER_UNIT_SURE = 3  # a prompt of so many bytes for each unit of context is too long; most words give four
 
-def rank(
-    candidates: Iterable[tuple[Entry, Capability]], tried: Collection[str], rng: Random, now: float
-) -> list[tuple[Entry, Capability]]:
+Candidate: TypeAlias = tuple[Entry, Capability]
+
+_REQUESTS_FAULT = (FailureCode.CONTEXT_LENGTH, FailureCode.REQUEST_UNSUPPORTED, FailureCode.SCHEMA_INVALID)
+
+
+class Blame(Enum):
+    """What a fault says of the node."""
+
+    NONE = auto()
+    FULL = auto()  # ask it last for a while
+    FAILED = auto()  # do not use it for a while
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """How one node did not do a job of `request_bytes`; `context_units` is what it offered."""
+
+    node: str
+    context_units: int
+    request_bytes: int
+    error: CxError
+
+    @property
+    def requests(self) -> bool:
+        """Whether the node says that the request itself is the fault."""
+        return isinstance(self.error, JobFailed) and self.error.code in _REQUESTS_FAULT
+
+    @property
+    def too_long(self) -> bool:
+        return isinstance(self.error, JobFailed) and self.error.code is FailureCode.CONTEXT_LENGTH
+
+    @property
+    def sure(self) -> bool:
+        """Whether the prompt is too long for this context, whoever says so."""
+        return self.too_long and self.request_bytes >= BYTES_PER_UNIT_SURE * self.context_units
+
+
+def blame(fault: Fault) -> Blame:
+    """Full nodes, and those that call a request impossible, are asked last. A short prompt is not too long."""
+    error = fault.error
+    if isinstance(error, InsufficientCredit) or fault.sure:
+        return Blame.NONE
+    if fault.requests:
+        fits = fault.request_bytes + TEMPLATE_UNITS_MAX <= fault.context_units
+        return Blame.FAILED if fault.too_long and fits else Blame.FULL
+    if isinstance(error, JobRefused) and error.code in (RefusalCode.BUSY, RefusalCode.DRAINING):
+        return Blame.FULL
+    return Blame.FAILED
+
+
+def remaining(candidates: Iterable[Candidate], faults: Sequence[Fault]) -> list[Candidate]:
+    """Those that may still do the job: a prompt that is surely too long needs more context, any other as much."""
+    room = max((fault.context_units + fault.sure for fault in faults if fault.too_long), default=0)
+    return [(entry, able) for entry, able in candidates if able.context_units >= room]
+
+
+def worst(faults: Sequence[Fault]) -> CxError:
+    """The fault to tell: one that is the request's own, else a full network, else what happened last."""
+    for fault in faults:
+        if fault.requests and blame(fault) is not Blame.FAILED:
+            return fault.error
+    refused = [fault.error for fault in faults if isinstance(fault.error, JobRefused)]
+    return min(refused, key=lambda error: error.retry_after_ms) if len(refused) == len(faults) else faults[-1].error
+
+
+def too_dear(faults: Iterable[Fault]) -> bool:
+    """Whether the account could not cover one of the nodes."""
+    return any(isinstance(fault.error, InsufficientCredit) for fault in faults)
+
+
+def rank(candidates: Iterable[Candidate], tried: Collection[str], rng: Random, now: float) -> list[Candidate]:
     """Candidates that were not tried, best first: least estimated wait, with a random spread of 15 % between equals.
 
-    Those that said lately that they are full come after all others, and so do those that are dear: neither can draw
-    every job by what it says of its own speed.
+    Those that said lately that they are full come after all others, and so do those that said it again and again, and
+    those that are dear: none can draw every job by what it says of its own speed.
     """
     live = list(candidates)
     prices = sorted(unit_price(capability) for _, capability in live)
     usual = prices[(len(prices) - 1) // 2] if prices else 0
     scored = [
         (
-            (entry.busy_until > now, unit_price(capability) > DEAR * usual),
+            (entry.busy_until > now, entry.refusals >= REFUSALS_SHY, unit_price(capability) > DEAR * usual),
             wait_ms(entry, capability, now) * (1 + rng.uniform(0, TIE_SPREAD)),
             rng.random(),
             entry,

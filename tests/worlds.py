@@ -69,6 +69,7 @@ class ScriptedEngine:
     slots: int = 2
     queue_max: int = 4
     context_units: int = 4096
+    output_units_max: int = 1024
     prices: Prices = PRICES
     ready: bool = True
     started: int = 0
@@ -84,6 +85,7 @@ class ScriptedEngine:
             slots=self.slots,
             queue_max=self.queue_max,
             context_units=self.context_units,
+            output_units_max=self.output_units_max,
             prices=self.prices,
         )
 

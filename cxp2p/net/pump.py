@@ -54,10 +54,12 @@ class Conversation:
 
 
 @asynccontextmanager
-async def converse(network: Network, peer: str) -> AsyncIterator[Conversation]:
+async def converse(
+    network: Network, peer: str, took: Callable[[int], None] | None = None
+) -> AsyncIterator[Conversation]:
     """Opens the asker's end. The stream is closed after a whole conversation and reset after anything else."""
     stream = await network.open(peer, protocols.JOB)
-    conversation = Conversation(stream, Side.ASKER)
+    conversation = Conversation(stream, Side.ASKER, took)
     try:
         yield conversation
     finally:

@@ -1,0 +1,216 @@
+"""One order on its way: asked, listened to, settled; or given up, and what was delivered until then settled."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import trio
+
+from cxp2p import protocols, receipts
+from cxp2p.errors import CxError, JobFailed, JobRefused, PeerUnreachable, RemoteProtocolError
+from cxp2p.identity import Identity, Kind, open_envelope
+from cxp2p.net import Network
+from cxp2p.net.pump import Conversation, converse
+from cxp2p.records import (
+    Accepted,
+    Ask,
+    Cancel,
+    Countersign,
+    CountersignSent,
+    Failure,
+    FailureCode,
+    Finish,
+    Order,
+    Piece,
+    Receipt,
+    ReceiptSent,
+    Refusal,
+    Verdict,
+)
+from cxp2p.wire import decode, encode
+
+log = logging.getLogger("cxp2p.ask")
+
+STALL_S = (
+    120.0  # between two events of a job: a long prompt on a slow machine. A node that hangs is noticed by its beat
+)
+SETTLE_S = 2.0  # how long a cancelled job waits for the receipt of what was delivered, and any job for its books
+RETRY_MS_MAX = 60_000  # what a node may say of coming back
+# What a node may send for each unit ordered: a token, its part of a frame, and its alternatives if they were asked for.
+BYTES_PER_UNIT_MAX = 192
+LOGPROBS_BYTES_PER_UNIT_MAX = 2048
+BYTES_SPARE = protocols.FRAME_BYTES_MAX
+
+Emit: TypeAlias = Callable[[Piece], Awaitable[None]]
+"""Takes one piece of the answer; waits while the reader does not read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What both sides signed about one order: the values, and the exact bytes that were signed."""
+
+    order: Order
+    order_envelope: bytes
+    receipt: Receipt
+    receipt_envelope: bytes
+    countersign: Countersign
+    countersign_envelope: bytes
+
+
+class Books(Protocol):
+    """Where an asker keeps what it owes. Each order is reserved once, then settled or voided once.
+
+    A call that is cancelled has done nothing.
+    """
+
+    async def reserve(self, order: Order, envelope: bytes) -> None:
+        """Holds `order.max_charge`. On disk when this returns. Raises InsufficientCredit."""
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Posts the countersigned charge, gives the rest of the hold back, and keeps the signed bytes."""
+
+    async def void(self, order: Order, reason: str) -> None:
+        """Gives the whole hold back: the node refused, failed or vanished."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One order, and what came of it so far. `lane_after`: where its lane goes on, if both sides agree on that."""
+
+    identity: Identity
+    order: Order
+    envelope: bytes
+    lane: receipts.Lane
+    salt: bytes
+    request: bytes
+    bytes_max: int
+    started: float
+    asked_at: float | None = None
+    bytes_in: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    emitted: bool = False
+    cancelled: bool = False
+    queued_s: float = 0.0
+    first_piece_s: float | None = None
+    receipt_envelope: bytes | None = None
+    settlement: Settlement | None = None
+    lane_after: receipts.Lane | None = None
+
+    async def run(self, network: Network, emit: Emit, books: Books) -> None:
+        """From the held order to the settled receipt.
+
+        Raises PeerUnreachable, RemoteProtocolError, JobRefused, JobFailed, and what `emit` and `books` raise: then the
+        node is told to stop, and what it delivered is settled, if it tells soon enough. The same after a cancel.
+        """
+        async with converse(network, self.order.node, self._count) as talk:
+            try:
+                await talk.say(Ask(order=self.envelope, salt=self.salt, request=self.request))
+                self.asked_at = trio.current_time()
+                await self._listen(talk, emit)
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_S):
+                    await self._settle(talk, books)
+            except (PeerUnreachable, RemoteProtocolError, JobFailed, JobRefused):
+                raise
+            except BaseException:  # the caller left, or what it gave us to write to failed
+                await self._wind_up(talk, books)
+                raise
+        self._check_end()
+
+    def _count(self, size: int) -> None:
+        """Text costs nothing, so it needs a limit of its own: token ids alone would let it through without end."""
+        self.bytes_in += size
+        if self.bytes_in > self.bytes_max:
+            peer, units = self.order.node, self.order.max_out
+            raise RemoteProtocolError(f"{peer} sent more than {self.bytes_max} bytes for {units} units")
+
+    async def _listen(self, talk: Conversation, emit: Emit | None) -> None:
+        """Until the receipt is there. Without `emit` pieces are only counted."""
+        while self.receipt_envelope is None:
+            try:
+                with trio.fail_after(STALL_S):
+                    event = await talk.hear()
+            except trio.TooSlowError:
+                raise PeerUnreachable(f"{talk.peer} said nothing for {STALL_S:g} s") from None
+            match event:
+                case Piece():
+                    await self._take(event, emit)
+                case Accepted():
+                    self.queued_s = trio.current_time() - self.started
+                case ReceiptSent(envelope=envelope):
+                    self.receipt_envelope = envelope
+                case Refusal():
+                    raise JobRefused(event.code, event.reason, min(event.retry_after_ms, RETRY_MS_MAX))
+                case Failure():
+                    raise JobFailed(event.code, event.reason, event.limit, event.actual)
+                case _:
+                    raise RemoteProtocolError(f"{talk.peer} ended without a receipt")
+
+    async def _take(self, piece: Piece, emit: Emit | None) -> None:
+        self.token_ids.extend(piece.token_ids)
+        if len(self.token_ids) > self.order.max_out:
+            raise RemoteProtocolError(f"{self.order.node} sent more than the {self.order.max_out} units ordered")
+        if emit is not None and (piece.text or piece.reasoning or piece.calls or piece.logprobs):
+            if self.first_piece_s is None and self.asked_at is not None:
+                self.first_piece_s = trio.current_time() - self.asked_at
+            self.emitted = True
+            await emit(piece)
+
+    async def _settle(self, talk: Conversation, books: Books) -> None:
+        """Checks the receipt, countersigns it, posts it. Raises ReceiptInvalid; a dispute is posted at no charge."""
+        assert self.receipt_envelope is not None
+        opened = open_envelope(Kind.RECEIPT, self.receipt_envelope)
+        receipt = decode(Receipt, opened.body)
+        got = receipts.Delivered(token_ids=self.token_ids, cancelled=self.cancelled)
+        countersign = receipts.check_receipt(
+            self.order, self.envelope, self.lane, opened.peer, receipt, opened.envelope, got
+        )
+        sealed = self.identity.seal(Kind.COUNTERSIGN, encode(countersign))
+        settlement = Settlement(
+            order=self.order,
+            order_envelope=self.envelope,
+            receipt=receipt,
+            receipt_envelope=opened.envelope,
+            countersign=countersign,
+            countersign_envelope=sealed,
+        )
+        await books.settle(settlement)
+        self.settlement = settlement
+        if countersign.verdict is Verdict.ACCEPTED:
+            self.lane_after = receipts.advance(self.lane, opened.envelope, countersign.charge)
+        else:
+            log.warning("receipt of %s is disputed: %s", talk.peer, countersign.reason)
+        try:
+            await talk.say(CountersignSent(envelope=sealed))
+        except PeerUnreachable as error:
+            log.info("%s did not take the countersign: %s", talk.peer, error)
+
+    async def _wind_up(self, talk: Conversation, books: Books) -> None:
+        """The asker left: stop the node now, and settle what it had delivered if it tells soon enough."""
+        if self.asked_at is None or self.receipt_envelope is not None:
+            return
+        self.cancelled = True
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_S):
+            try:
+                await talk.say(Cancel())
+                await self._listen(talk, None)
+                await self._settle(talk, books)
+            except CxError as error:
+                log.info("cancelled order %s ends without a receipt: %s", self.order.order_id.hex(), error)
+
+    @property
+    def broken_off(self) -> bool:
+        """Whether the node ended the job by itself, and its receipt says so."""
+        whole = (Finish.STOP, Finish.LENGTH)
+        return self.settlement is not None and not self.cancelled and self.settlement.receipt.finish not in whole
+
+    def _check_end(self) -> None:
+        """Raises JobFailed unless the receipt says that the answer is whole."""
+        if self.settlement is None:
+            raise JobFailed(FailureCode.INTERNAL, f"the books took longer than {SETTLE_S:g} s")
+        if self.broken_off:
+            finish = self.settlement.receipt.finish
+            code = FailureCode.TIMEOUT if finish is Finish.TIMEOUT else FailureCode.ENGINE_DIED
+            raise JobFailed(code, f"the node ended the job: {finish}")
