@@ -30,7 +30,8 @@ check: $(INSTALLED) ## Look for faults without running anything: ruff, its forma
 	$(TYPES) --exclude '/conftest\.py$$' tests
 	@set -e; for conftest in $(CONFTESTS); do echo "mypy $$conftest"; $(TYPES) $$conftest; done
 
-bench: $(INSTALLED) ## Measure on this machine; ARGS=--json for a program to read
+bench: $(INSTALLED) ## Measure on this machine, beside others; ARGS=wire measures one thing, ARGS=--json is for programs
+	$(PYTHON_IN_VENV) -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(PYTHON_IN_VENV) -m benchmarks $(ARGS)
 
 clean: ## Remove everything that make made here, .venv and the demo's state too

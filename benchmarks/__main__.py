@@ -16,10 +16,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import wire
+from benchmarks import engine, wire
 from benchmarks.figures import Figure
 
-BENCHMARKS: Final[Mapping[str, Callable[[float], list[Figure]]]] = MappingProxyType({"wire": wire.measure})
+BENCHMARKS: Final[Mapping[str, Callable[[float], list[Figure]]]] = MappingProxyType(
+    {"engine": engine.measure, "wire": wire.measure}
+)
 RESULTS = Path(__file__).parent / "results"
 
 

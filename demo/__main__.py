@@ -7,8 +7,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import click
 import trio
@@ -19,6 +20,8 @@ from demo.network import MODEL, DemoError, Network, network
 
 STATE = Path(".state/demo").resolve()
 PORT = 8080
+
+Main: TypeAlias = Callable[..., Awaitable[None]]
 
 
 @click.group(invoke_without_command=True)
@@ -49,12 +52,12 @@ async def _demo() -> None:
     started = time.monotonic()
     click.echo("starting one bootstrap peer, two nodes and a gateway ...")
     async with network(STATE, port=0) as running:
-        await trio.to_thread.run_sync(wait_until_ready, running, 2)
+        await _in_thread(wait_until_ready, running, 2)
         for node in running.nodes:
             click.echo(f"  {node.name} is {node.fact('ready', 'peer')}")
         click.echo(f"  gateway found both after {time.monotonic() - started:.1f} s: {running.base_url}")
-        await trio.to_thread.run_sync(ask_streamed, running)
-        await trio.to_thread.run_sync(ask_plain, running)
+        await _in_thread(ask_streamed, running)
+        await _in_thread(ask_plain, running)
     click.echo("\nNext: `make up` leaves this network running and prints a key to use it with.")
 
 
@@ -62,7 +65,7 @@ async def _up(port: int, state: Path, as_json: bool) -> None:
     await _pull()
     click.echo("starting one bootstrap peer, two nodes and a gateway ...", err=as_json)
     async with network(state, port=_free(port)) as running:
-        await trio.to_thread.run_sync(wait_until_ready, running, 2)
+        await _in_thread(wait_until_ready, running, 2)
         if as_json:
             click.echo(json.dumps(_access(running)))
         else:
@@ -102,6 +105,11 @@ curl -N {access["base_url"]}/chat/completions \\
 Ctrl-C stops it. Logs are in {state / "logs"}.""")
 
 
+async def _in_thread(work: Callable[..., object], *arguments: object) -> None:
+    """Runs what blocks; a cancel leaves it behind, and the end of this process ends it."""
+    await trio.to_thread.run_sync(work, *arguments, abandon_on_cancel=True)  # type: ignore[call-arg]
+
+
 async def _tell_end(name: str, process: trio.Process) -> None:
     await process.wait()
     click.echo(f"{name} ended with exit code {process.returncode}", err=True)
@@ -125,16 +133,30 @@ def _free(port: int) -> int:
     return port
 
 
-def _run(main_: object, *arguments: object) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave nothing running, whoever ends this
+async def _until_signal(main_: Main, arguments: tuple[object, ...]) -> bool:
+    """Runs `main_`, and cancels it at SIGINT or SIGTERM: whoever ends this, nothing is left running. True if so."""
+    interrupted = False
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def heed() -> None:
+                nonlocal interrupted
+                async for _ in signals:
+                    interrupted = True
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(heed)
+            await main_(*arguments)
+            nursery.cancel_scope.cancel()
+    return interrupted
+
+
+def _run(main_: Main, *arguments: object) -> None:
     try:
-        trio.run(main_, *arguments)  # type: ignore[arg-type]
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except BaseException as error:
+        if trio.run(_until_signal, main_, arguments):
+            raise SystemExit(130)
+    except (Exception, BaseExceptionGroup) as error:
         only = sole(error)
-        if isinstance(only, KeyboardInterrupt):
-            raise SystemExit(130) from None
         if isinstance(only, (DemoError, TimeoutError, ValueError)):
             click.echo(f"error: {only}", err=True)
             raise SystemExit(1) from None

@@ -97,7 +97,7 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
 
     assert facts["License-Expression"] == "Apache-2.0"
     assert "Apache License" in info(wheel, "licenses/LICENSE")
-    assert set(facts.get_all("Provides-Extra", [])) == {"node", "gateway", "test"}
+    assert set(facts.get_all("Provides-Extra", [])) == {"bench", "node", "gateway", "test"}
     assert facts["Requires-Python"] == ">=3.11"
     assert str(facts.get_payload()).startswith("# cxp2p")
 

@@ -45,9 +45,10 @@ def test_a_second_start_works_after_everything_was_killed(tmp_path: Path) -> Non
         assert not any(orphan.is_running() and orphan.status() != psutil.STATUS_ZOMBIE for orphan in orphans)
 
 
-def test_ctrl_c_ends_the_network_in_under_two_seconds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_network_in_under_two_seconds(tmp_path: Path, number: signal.Signals) -> None:
     with start(tmp_path) as running:
         begun = time.monotonic()
-        running.process.send_signal(signal.SIGINT)
+        running.process.send_signal(number)
         assert running.process.wait(10) == 130
         assert time.monotonic() - begun < 2.0
