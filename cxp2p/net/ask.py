@@ -178,13 +178,18 @@ class Asker:
         )
 
     async def _attempt(self, attempt: Attempt, run: _Run, entry: Entry) -> None:
-        order = attempt.order
+        entry.jobs += 1  # before the first wait: jobs that come together must not all choose the same node
         try:
-            await run.books.reserve(order, attempt.envelope)
+            await run.books.reserve(attempt.order, attempt.envelope)
+            await self._attempt_held(attempt, run)
         except InsufficientCredit:
-            self._lanes.give_back(order.node, attempt.lane)
+            self._lanes.give_back(attempt.order.node, attempt.lane)
             raise
-        entry.jobs += 1
+        finally:
+            entry.jobs -= 1
+
+    async def _attempt_held(self, attempt: Attempt, run: _Run) -> None:
+        """With the hold on disk: from here on it is settled or void, whatever happens."""
         try:
             await attempt.run(self._network, run.emit, run.books)
         except JobRefused as error:
@@ -192,11 +197,10 @@ class Asker:
                 attempt.lane_after = attempt.lane
             raise
         finally:
-            entry.jobs -= 1
             self._remember(attempt)
             if attempt.settlement is None:
                 with trio.CancelScope(shield=True):
-                    await run.books.void(order, "no receipt")
+                    await run.books.void(attempt.order, "no receipt")
 
     def _remember(self, attempt: Attempt) -> None:
         """What an attempt taught us of its node, however it ended."""

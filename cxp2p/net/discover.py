@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from random import Random
 
 import trio
@@ -27,6 +27,7 @@ from cxp2p.wire import decode
 log = logging.getLogger("cxp2p.discover")
 
 LOOKUP_S_FIRST = 1.0
+EXCHANGE_S_FIRST = 1.0
 LOOKUP_S_MAX = 10.0
 MODELS_WANTED_MAX = 64
 PEERS_ASKED_AT_ONCE = 3
@@ -107,7 +108,7 @@ class Discovery:
         self.network.serve(protocols.OFFERS, self._answer_exchange)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self._every, self._exchange, protocols.EXCHANGE_INTERVAL_S)
+            nursery.start_soon(self._exchange_often)
             nursery.start_soon(self._expire)
             if self._watching:
                 nursery.start_soon(self._look_up_often)
@@ -177,6 +178,12 @@ class Discovery:
                 await self._news.wait()
 
     # Layer 2: the exchange.
+
+    async def _exchange_often(self) -> None:
+        """Who knows nobody asks every second: between two peers there is no third that keeps DHT records."""
+        while True:
+            await self._exchange()
+            await trio.sleep(protocols.EXCHANGE_INTERVAL_S if len(self.directory) else EXCHANGE_S_FIRST)
 
     async def _exchange(self) -> None:
         peers = self.network.connected()
@@ -310,8 +317,3 @@ class Discovery:
             if self.directory.expire(self._wall_ms()):
                 self._wake()
             self._watch_more()
-
-    async def _every(self, act: Callable[[], Awaitable[None]], interval_s: float) -> None:
-        while True:
-            await act()
-            await trio.sleep(interval_s)
