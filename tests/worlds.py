@@ -160,14 +160,14 @@ class World:
         return network
 
     async def node(
-        self, engine: ScriptedEngine, *, exposure_max: int = 10**9, wall_ms: Callable[[], int] | None = None
+        self, *engines: ScriptedEngine, exposure_max: int = 10**9, wall_ms: Callable[[], int] | None = None
     ) -> Node:
         identity = self.identity()
         network = await self.peer(identity)
         running = run_node(
             identity,
             network,
-            (engine,),
+            engines,
             wall_ms=wall_ms or self.wall_ms,
             rng=Random(self.peers),
             exposure_max=exposure_max,

@@ -10,6 +10,7 @@ RETRY_MS_MIN = 250
 RETRY_MS_MAX = 60_000
 JOB_MS_GUESS = 2_000  # until this desk has measured itself
 EWMA_WEIGHT = 0.2
+COUNT_MAX = 2**31 - 1
 
 
 @dataclass(slots=True)
@@ -28,8 +29,8 @@ class Desk:
         return Load(
             running=self.running,
             queued=self.queued,
-            first_piece_ms=round(self.first_piece_ms),
-            units_per_s=round(self.units_per_s),
+            first_piece_ms=round(min(self.first_piece_ms, COUNT_MAX)),
+            units_per_s=round(min(self.units_per_s, COUNT_MAX)),
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import trio
 
 from cxp2p import protocols
-from cxp2p.errors import CxError
+from cxp2p.errors import CxError, PeerUnreachable
 from cxp2p.identity import Identity, Kind
 from cxp2p.net import Network, Stream
 from cxp2p.net.discover import hint_keys
@@ -20,6 +20,7 @@ log = logging.getLogger("cxp2p.node.advertise")
 
 CHANGE_S_MIN = 0.05  # load changes with every job: more than 20 offers a second tell nobody more
 PUT_RETRY_S_FIRST = 1.0
+WATCHER_WAIT_S = 10.0  # for a watcher that does not read; it drops us after three missed beats anyhow
 OFFER_LIFE_MS = protocols.OFFER_LIFE_MS_MAX
 
 
@@ -53,6 +54,7 @@ class Advertiser:
         self._signed = trio.Event()
         self._models: frozenset[tuple[str, str]] = frozenset()
         self._models_changed = trio.Event()
+        self._watchers: dict[str, trio.CancelScope] = {}
         self.envelope = self._sign()
 
     def change(self) -> None:
@@ -97,11 +99,22 @@ class Advertiser:
             await trio.sleep(CHANGE_S_MIN)
 
     async def _beat(self, stream: Stream) -> None:
-        """One watcher: the offer when it changes, and at least every second."""
-        while True:
-            await send_record(stream, OfferSent(envelope=self.envelope))
-            with trio.move_on_after(protocols.WATCH_BEAT_S):
-                await self._signed.wait()
+        """One watcher: the offer when it changes, and at least every second. A peer's newer watch ends its older."""
+        older = self._watchers.pop(stream.peer, None)
+        if older is not None:
+            older.cancel()
+        with trio.CancelScope() as watch:
+            self._watchers[stream.peer] = watch
+            try:
+                while True:
+                    with trio.fail_after(WATCHER_WAIT_S):
+                        await send_record(stream, OfferSent(envelope=self.envelope))
+                    with trio.move_on_after(protocols.WATCH_BEAT_S):
+                        await self._signed.wait()
+            finally:
+                if self._watchers.get(stream.peer) is watch:
+                    del self._watchers[stream.peer]
+        raise PeerUnreachable(f"{stream.peer} watches anew")
 
     async def _keep_in_dht(self) -> None:
         pause = PUT_RETRY_S_FIRST

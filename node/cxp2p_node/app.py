@@ -39,6 +39,7 @@ log = logging.getLogger("cxp2p.node")
 T = TypeVar("T")
 
 DRAIN_S = 30.0
+OFFER_BYTES_SPARE = 2048  # for what changes in an offer: the load, the addresses
 SLOTS = 4  # jobs at once: most of what batching gains on a CPU
 
 
@@ -88,6 +89,8 @@ async def run_node(
         agent=f"cxp2p/{cxp2p.__version__}",
         owner=owner,
     )
+    if len(advertiser.envelope) + OFFER_BYTES_SPARE > protocols.OFFER_BYTES_MAX:
+        raise SettingsError("models: their offer is too large for the network: serve fewer, or give them shorter names")
     for engine in engines:
         engine.on_change(advertiser.change)
     discovery = Discovery(network, Directory(), wall_ms, rng, watching=False)
