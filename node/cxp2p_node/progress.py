@@ -27,9 +27,9 @@ def show_progress(name: str, *, as_json: bool) -> Iterator[Progress]:
         ).tell
     elif sys.stderr.isatty():
         with _bar() as bar:
-            task = bar.add_task(name, total=None)
+            task = bar.add_task(name, total=None, visible=False)
             yield lambda what, done, total: bar.update(
-                task, description=f"{what} {name}", completed=done, total=total or None
+                task, description=f"{what} {name}", completed=done, total=total or None, visible=True
             )
     else:
         yield _Steps(LINE_EVERY, lambda facts: click.echo(_line(name, facts), err=True)).tell
