@@ -13,6 +13,7 @@ from cxp2p.errors import RemoteProtocolError
 from cxp2p.records import CallPart, FailureCode, Finish, Piece
 from cxp2p_node.engines.frames import (
     FRAME_BYTES_MAX,
+    Alive,
     Counted,
     Credit,
     Done,
@@ -37,6 +38,7 @@ MESSAGES: tuple[Message, ...] = (
     Made(job=1, piece=Piece(text="é", token_ids=(1, 2), calls=(CallPart(number=0, name="f"),))),
     Done(job=1, finish=Finish.STOP),
     Failed(job=1, code=FailureCode.CONTEXT_LENGTH, reason="long", limit=1, actual=2),
+    Alive(),
 )
 
 

@@ -94,10 +94,15 @@ class Failed:
     actual: Count
 
 
-Message: TypeAlias = Start | Credit | Stop | Loaded | Unfit | Counted | Made | Done | Failed
+@record
+class Alive:
+    """Worker → node, every few seconds: it does not hang."""
+
+
+Message: TypeAlias = Start | Credit | Stop | Loaded | Unfit | Counted | Made | Done | Failed | Alive
 
 _OF_TAG: Final = MappingProxyType(
-    {1: Start, 2: Credit, 3: Stop, 10: Loaded, 11: Unfit, 12: Counted, 13: Made, 14: Done, 15: Failed}
+    {1: Start, 2: Credit, 3: Stop, 10: Loaded, 11: Unfit, 12: Counted, 13: Made, 14: Done, 15: Failed, 16: Alive}
 )
 _TAG_OF: Final = {kind: tag for tag, kind in _OF_TAG.items()}
 

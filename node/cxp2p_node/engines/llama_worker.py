@@ -24,6 +24,7 @@ from cxp2p.records import ChatJob, FailureCode, Finish, Logprob, ToolMode
 from cxp2p.wire import decode
 from cxp2p_node.engines.constraints import Constraint, Constraints, GrammarError
 from cxp2p_node.engines.frames import (
+    Alive,
     Counted,
     Credit,
     Done,
@@ -47,6 +48,7 @@ from cxp2p_node.engines.slots import Phase, Slots
 BATCH_MAX = 512
 COALESCE_S = 0.02  # with several streams, so that frames do not grow with load
 EXIT_UNFIT = 3
+BEAT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +95,14 @@ class Worker:
         self._gone: set[int] = set()  # stopped while their prompts were being read
         self._newest = -1  # job numbers rise, and prompts are read in order
         self._outbox: list[bytes] = []
+        self._beat_at = time.monotonic()
 
     def run(self) -> None:
         while True:
             self._listen()
             self._seat()
             self._step()
+            self._beat()
             self._flush()
 
     # Listening.
@@ -108,7 +112,7 @@ class Worker:
         idle = not self._slots.plan() and not (self._waiting and self._slots.free())
         try:
             while True:
-                self._hear(self._inbox.get(block=idle))
+                self._hear(self._inbox.get(block=idle, timeout=BEAT_S))
                 idle = False
         except queue.Empty:
             return
@@ -118,6 +122,7 @@ class Worker:
             case Prepared():
                 self._newest = message.start.job
                 self._enter(message)
+                self._gone = {number for number in self._gone if number > self._newest}
             case Credit(job=number, pieces=pieces) if number in self._jobs:
                 self._jobs[number].credit += pieces
                 self._send_pending(self._jobs[number])
@@ -244,6 +249,12 @@ class Worker:
 
     def _say(self, message: Message) -> None:
         self._outbox.append(pack(message))
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now - self._beat_at >= BEAT_S:
+            self._beat_at = now
+            self._say(Alive())
 
     def _flush(self) -> None:
         if self._outbox:

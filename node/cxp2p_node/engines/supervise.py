@@ -18,6 +18,7 @@ from cxp2p.records import FailureCode, Finish, Usage
 from cxp2p_node.engines import Counted as CountedCall
 from cxp2p_node.engines import Emit
 from cxp2p_node.engines.frames import (
+    Alive,
     Counted,
     Credit,
     Done,
@@ -42,6 +43,8 @@ READY_WAIT_S = 3.0  # a restart with a small model takes about a second
 LEAVE_S = 1.0
 SEND_S = 5.0
 READ_BYTES_MAX = 1 << 16
+LOAD_S_MAX = 1800.0  # tens of gigabytes from a slow disk
+SILENT_S_MAX = 180.0  # a worker beats every few seconds, between decodes: longer than any decode that is of use
 
 
 def restart_pause_s(failures: int) -> float:
@@ -90,7 +93,7 @@ class Worker:
         try:
             start = Start(job=number, request=request, seed=seed, max_out=max_out, credit=PIECES_ON_THE_WAY)
             await self._send(start)
-            usage = await self._follow(number, messages, emit, counted)
+            usage = await self._follow(start, messages, emit, counted)
             del self._jobs[number]
             return usage
         finally:
@@ -100,9 +103,9 @@ class Worker:
             messages.close()
 
     async def _follow(
-        self, number: int, messages: trio.MemoryReceiveChannel[Message], emit: Emit, counted: CountedCall
+        self, start: Start, messages: trio.MemoryReceiveChannel[Message], emit: Emit, counted: CountedCall
     ) -> Usage:
-        in_units = cached_units = out_units = taken = 0
+        number, in_units, cached_units, out_units, taken = start.job, 0, 0, 0, 0
         async for message in messages:
             match message:
                 case Counted():
@@ -110,6 +113,9 @@ class Worker:
                     counted(in_units, cached_units)
                 case Made():
                     out_units += len(message.piece.token_ids)
+                    if out_units > start.max_out:
+                        reason = f"the worker of {self.name} made more than the {start.max_out} units ordered"
+                        raise JobFailed(FailureCode.INTERNAL, reason)
                     await emit(message.piece)
                     taken += 1
                     if taken * 2 >= PIECES_ON_THE_WAY:
@@ -159,12 +165,16 @@ class Worker:
 
     async def _live(self) -> _Ending:
         """One life of the process, from start to end."""
-        # Its own session: Ctrl-C in the terminal is for the node, which then stops its workers.
-        process = await trio.lowlevel.open_process(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-        )
-        self.pid = process.pid
         ending = _Ending()
+        try:
+            # Its own session: Ctrl-C in the terminal is for the node, which then stops its workers.
+            process = await trio.lowlevel.open_process(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            )
+        except OSError as error:  # no files, processes or memory left, which may pass
+            ending.how = f"it cannot be started: {error.strerror or error}"
+            return ending
+        self.pid = process.pid
         try:
             await self._listen(process, ending)
         except RemoteProtocolError as error:
@@ -183,7 +193,15 @@ class Worker:
     async def _listen(self, process: trio.Process, ending: _Ending) -> None:
         assert process.stdout is not None
         frames = Frames()
-        while data := await process.stdout.receive_some(READ_BYTES_MAX):
+        while True:
+            patience_s = SILENT_S_MAX if self.ready else LOAD_S_MAX
+            with trio.move_on_after(patience_s) as patience:
+                data = await process.stdout.receive_some(READ_BYTES_MAX)
+            if patience.cancelled_caught:
+                process.kill()
+                raise RemoteProtocolError(f"it said nothing for {patience_s:g} s")
+            if not data:
+                return
             for message in frames.feed(data):
                 match message:
                     case Loaded():
@@ -191,6 +209,8 @@ class Worker:
                         self._tell()
                     case Unfit(reason=reason):
                         ending.unfit = reason
+                    case Alive():
+                        pass
                     case Counted(job=number) | Made(job=number) | Done(job=number) | Failed(job=number):
                         self._deliver(number, message)
                     case _:
