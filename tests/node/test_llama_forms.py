@@ -130,8 +130,10 @@ async def test_an_answer_is_valid_however_short_it_must_be(engine: Llama) -> Non
         assert usage.out_units <= max_out
     pieces, usage = await ask(engine, job(form=AnswerForm.JSON_OBJECT), max_out=30)
     assert isinstance(json.loads(text(pieces)), dict)
-    pieces, usage = await ask(engine, job(tools=(WEATHER,), tool_mode=ToolMode.REQUIRED), max_out=120)
-    assert calls(pieces)
+    for seed in range(6):
+        pieces, usage = await ask(engine, job(tools=(WEATHER,), tool_mode=ToolMode.REQUIRED), seed, max_out=170 + seed)
+        assert usage.finish is Finish.STOP  # also when there was no room for one call more
+        assert {name for name, _ in calls(pieces)} == {"weather"}
     pieces, usage = await ask(engine, job(form=AnswerForm.JSON_SCHEMA, schema=json.dumps(schema)), max_out=5)
     assert usage.finish is Finish.LENGTH  # no room at all: and it says so
 

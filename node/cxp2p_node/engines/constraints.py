@@ -3,8 +3,9 @@
 The work is done by llguidance (an Earley parser over token prefixes, about 60 µs a token with a vocabulary of 49,152),
 which also knows far more of JSON Schema than llama.cpp's own converter. Its limits bound what a schema can cost.
 
-An answer must also end within its length, or it would be cut off in the middle of a string. So now and then a short way
-to an end is tried out on a copy, and when no more tokens are left than that way needs, it is taken.
+An answer must also end within its length, or it would be cut off in the middle of a string. So towards the end each
+token is tried out on a copy first, and one after which no end is in reach any more is replaced by one on a short way
+there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from llguidance import LLMatcher, LLParserLimits
 
 GRAMMAR_BYTES_MAX = 256 * 1024
 LANDING_TOKENS_MAX = 512  # an end that takes more than that is not tried out
-LOOK_EVERY = 16  # tokens; and so many are kept in hand
+NEAR_TOKENS = 96  # with so few to spare every token is tried out first: one can make the way longer by a whole call
+LOOK_EVERY = 16
 PULL_OF_END = 1000.0  # above all logits, which are within some tens
 _PULLS = {b'"': 800.0, b"}": 600.0, b"]": 600.0, b",": 400.0}  # inside of a string the others are only letters
 LIMITS = LLParserLimits(max_grammar_size=200_000, max_lexer_states=50_000)
@@ -63,34 +65,50 @@ class Constraint:
         self._pull = pull
         self._mask: Any = masks.allocate_token_bitmask(1, vocab_size)
         self._landing = False
-        self._looked_at = 0
+        self._look_at = LANDING_TOKENS_MAX
 
-    def apply(self, logits: Any, left: int) -> None:
+    def apply(self, logits: Any) -> None:
         """Rules out, in the logits themselves (an array of one for each token), every token that cannot come next.
 
-        `left`: how many tokens there may still be. Raises GrammarError when this has become too much work.
+        Raises GrammarError when that has become too much work.
         """
-        if self._pull is not None and (self._landing or self._must_land(left)):
-            logits += self._pull
         self._rule_out(self._matcher, logits)
 
-    def _must_land(self, left: int) -> bool:
-        if left > LANDING_TOKENS_MAX or (self._looked_at and self._looked_at - left < LOOK_EVERY and left > LOOK_EVERY):
-            return False
-        self._looked_at = left
-        self._landing = self._landing_tokens(left) + LOOK_EVERY >= left
-        return self._landing
+    def steer(self, token: int, left: int) -> int:
+        """The token to take instead of the one that was drawn, which itself is fine as long as the end stays in reach.
 
-    def _landing_tokens(self, most: int) -> int:
+        `left`: how many tokens there may be, this one included.
+        """
+        if self._pull is None or (not self._landing and self._in_reach(token, left)):
+            return token
+        self._landing = True
+        return self._shortest(self._matcher)
+
+    def _in_reach(self, token: int, left: int) -> bool:
+        """Whether there is a way to the end after this token."""
+        if left > self._look_at:
+            return True
+        if left > NEAR_TOKENS and self._way(self._matcher, left) + NEAR_TOKENS < left:
+            self._look_at = left - LOOK_EVERY
+            return True
+        after = self._matcher.deep_copy()
+        after.consume_token(token)
+        return self._way(after, left) < left
+
+    def _way(self, matcher: LLMatcher, most: int) -> int:
         """How many tokens a short way to the end takes, or `most`."""
-        matcher = self._matcher.deep_copy()
+        matcher = matcher.deep_copy()
         for count in range(most):
             if matcher.is_stopped():
                 return count
-            scores = self._pull.copy()
-            self._rule_out(matcher, scores)
-            matcher.consume_token(int(scores.argmax()))
+            matcher.consume_token(self._shortest(matcher))
         return most
+
+    def _shortest(self, matcher: LLMatcher) -> int:
+        """The token that leads to the end soonest, as far as one step can tell."""
+        scores = self._pull.copy()
+        self._rule_out(matcher, scores)
+        return int(scores.argmax())
 
     def _rule_out(self, matcher: LLMatcher, logits: Any) -> None:
         masks.fill_next_token_bitmask(matcher, self._mask)

@@ -192,9 +192,10 @@ class Worker:
         logits = self._model.logits(at)
         before = logits.copy() if job.logprobs is not None else None
         if job.constraint is not None:
-            job.constraint.apply(logits, self._left(job))
+            job.constraint.apply(logits)
         token = job.sampler.sample(at)
         if job.constraint is not None:
+            token = job.constraint.steer(token, self._left(job))
             job.constraint.take(token)
         if before is None or job.logprobs is None or self._model.ends(token):
             return token, None
