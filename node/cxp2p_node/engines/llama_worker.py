@@ -19,16 +19,13 @@ from typing import BinaryIO, TypeAlias
 import jinja2
 import llama_cpp
 
-from cxp2p.errors import JobFailed, RemoteProtocolError
-from cxp2p.records import ChatJob, FailureCode, Finish, Logprob, ToolMode
-from cxp2p.wire import decode
-from cxp2p_node.engines.constraints import Constraint, Constraints, GrammarError
+from cxp2p.records import FailureCode, Finish, Logprob, ToolMode
+from cxp2p_node.engines.constraints import Constraint, GrammarError
 from cxp2p_node.engines.frames import (
     Alive,
     Counted,
     Credit,
     Done,
-    Failed,
     Frames,
     Loaded,
     Made,
@@ -38,29 +35,17 @@ from cxp2p_node.engines.frames import (
     Unfit,
     pack,
 )
-from cxp2p_node.engines.grammar import grammar_of
 from cxp2p_node.engines.llama_model import LoadError, Model, Sampler
 from cxp2p_node.engines.output import Output
+from cxp2p_node.engines.prepare import Desk, Prepared, Starts, failed
 from cxp2p_node.engines.prompt import CHATML, ChatTemplate
-from cxp2p_node.engines.segments import THINK_BEGIN, ToolFormat
+from cxp2p_node.engines.segments import ToolFormat
 from cxp2p_node.engines.slots import Phase, Slots
 
 BATCH_MAX = 512
 COALESCE_S = 0.02  # with several streams, so that frames do not grow with load
 EXIT_UNFIT = 3
 BEAT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A job with its prompt in tokens, or why there is none."""
-
-    start: Start
-    chat: ChatJob | None = None
-    prompt: tuple[int, ...] = ()
-    thinking: bool = False
-    constraint: Constraint | None = None
-    fault: Failed | None = None
 
 
 Inbox: TypeAlias = "queue.SimpleQueue[Message | Prepared]"
@@ -179,7 +164,7 @@ class Worker:
         now = time.monotonic()
         self._slots.done(batch, now - begun)
         for job, fault in lost:
-            self._say(_failed(job.start, FailureCode.SCHEMA_INVALID, str(fault)))
+            self._say(failed(job.start, FailureCode.SCHEMA_INVALID, str(fault)))
             self._end(job, None)
         crowded = sum(slot.phase is not Phase.FREE for slot in self._slots.slots) > 1
         for job, token, logprob in tokens:
@@ -264,52 +249,7 @@ class Worker:
             self._outbox.clear()
 
 
-class Desk:
-    """Turns jobs into tokens and grammars. Beside the decoding, as a prompt of megabytes takes seconds."""
-
-    def __init__(self, model: Model, template: ChatTemplate) -> None:
-        self._model = model
-        self._template = template
-        self._constraints: Constraints | None = None
-
-    def prepare(self, start: Start) -> Prepared:
-        """Never raises for what a stranger sent: the fault is in what it returns."""
-        try:
-            return self._prepare(start)
-        except JobFailed as error:
-            fault = Failed(job=start.job, code=error.code, reason=error.reason, limit=error.limit, actual=error.actual)
-        except RemoteProtocolError as error:
-            fault = _failed(start, FailureCode.REQUEST_UNSUPPORTED, str(error))
-        except GrammarError as error:
-            fault = _failed(start, FailureCode.SCHEMA_INVALID, str(error))
-        return Prepared(start, fault=fault)
-
-    def _prepare(self, start: Start) -> Prepared:
-        chat = decode(ChatJob, start.request)
-        tools = () if chat.tool_mode is ToolMode.NONE else chat.tools
-        text = self._template.render(chat.messages, tools)
-        prompt = tuple(self._model.tokenize(text))
-        room = self._model.context_units
-        if not 0 < len(prompt) < room:
-            reason = f"the prompt has {len(prompt)} tokens, the context {room}"
-            raise JobFailed(FailureCode.CONTEXT_LENGTH, reason, room, len(prompt))
-        grammar = grammar_of(chat, self._template.tool_format)
-        constraint = None
-        if grammar is not None:
-            constraint = self._all_constraints().constrain(grammar.text, lands=grammar.whole)
-        return Prepared(start, chat, prompt, text.rstrip().endswith(THINK_BEGIN), constraint)
-
-    def _all_constraints(self) -> Constraints:
-        if self._constraints is None:
-            self._constraints = self._model.constraints()
-        return self._constraints
-
-
-def _failed(start: Start, code: FailureCode, reason: str) -> Failed:
-    return Failed(job=start.job, code=code, reason=reason[:512], limit=0, actual=0)
-
-
-def keep_preparing(starts: queue.SimpleQueue[Start], inbox: Inbox, desk: Desk) -> None:
+def keep_preparing(starts: Starts, inbox: Inbox, desk: Desk) -> None:
     try:
         while True:
             inbox.put(desk.prepare(starts.get()))
@@ -317,7 +257,7 @@ def keep_preparing(starts: queue.SimpleQueue[Start], inbox: Inbox, desk: Desk) -
         os._exit(1)  # an error here is a bug, and it has been printed: the node starts a fresh worker
 
 
-def listen(source: BinaryIO, starts: queue.SimpleQueue[Start], inbox: Inbox) -> None:
+def listen(source: BinaryIO, starts: Starts, inbox: Inbox) -> None:
     """Reads commands until standard input closes, then ends the process, also in the middle of a decode."""
     frames = Frames()
     try:
@@ -325,8 +265,10 @@ def listen(source: BinaryIO, starts: queue.SimpleQueue[Start], inbox: Inbox) -> 
             for message in frames.feed(data):
                 if isinstance(message, Start):
                     starts.put(message)
-                else:
-                    inbox.put(message)
+                    continue
+                if isinstance(message, Stop):
+                    starts.stop(message.job)
+                inbox.put(message)
     finally:
         os._exit(0)
 
@@ -345,7 +287,7 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # llama.cpp prints to standard output now and then; frames must stay alone
     inbox: Inbox = queue.SimpleQueue()
-    starts: queue.SimpleQueue[Start] = queue.SimpleQueue()
+    starts = Starts()
     threading.Thread(target=listen, args=(sys.stdin.buffer, starts, inbox), daemon=True).start()
     try:
         model = Model(
