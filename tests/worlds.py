@@ -144,7 +144,6 @@ class World:
     started: float
     bootstrap: MemoryNetwork
     peers: int = 1
-    skew_ms: int = 0
 
     def wall_ms(self) -> int:
         return EPOCH_MS + round((trio.current_time() - self.started) * 1000)
@@ -174,10 +173,11 @@ class World:
         )
         return await self.stack.enter_async_context(running)
 
-    async def asker(self) -> Net:
+    async def asker(self, *, wall_ms: Callable[[], int] | None = None) -> Net:
         identity = self.identity()
         network = await self.peer(identity)
-        return await self.stack.enter_async_context(join(identity, network, Random(self.peers), self.wall_ms))
+        joining = join(identity, network, Random(self.peers), wall_ms or self.wall_ms)
+        return await self.stack.enter_async_context(joining)
 
 
 @asynccontextmanager
