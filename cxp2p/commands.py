@@ -20,7 +20,7 @@ from cxp2p.net.discover import Discovery
 from cxp2p.net.tasks import background
 from cxp2p.paths import default_data_path
 from cxp2p.peer import PeerSettings, open_peer
-from cxp2p.program import LOG_LEVELS, announce, run, set_up_logging
+from cxp2p.program import LOG_LEVELS, announce, plain, run, set_up_logging
 from cxp2p.records import Message, Role, Sampling
 
 
@@ -119,7 +119,7 @@ def chat(
     async def show(piece: str) -> None:
         first.append(time.perf_counter())
         if not as_json:
-            click.echo(piece, nl=False)
+            click.echo(plain(piece), nl=False)
             sys.stdout.flush()
         await trio.lowlevel.checkpoint()
 
@@ -229,13 +229,14 @@ def _rows(entry: Entry) -> list[dict[str, object]]:
 def _print_table(rows: list[dict[str, object]]) -> None:
     from rich.console import Console  # noqa: PLC0415  # only this command draws
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, header_style="bold")
     for title in ("model", "service", "load", "price in/out", "tokens/s", "found", "peer"):
         table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(
-            str(row["model"]),
+            Text(str(row["model"])),
             str(row["service"]),
             f"{row['running']}+{row['queued']}/{row['slots']}",
             f"{row['price_in']}/{row['price_out']}",

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from cxp2p.records import FailureCode, RefusalCode
 
 
+def one_line(words: str, chars_max: int = 512) -> str:
+    """A stranger's words for a log or an error: printable, and not long."""
+    return "".join(letter if letter.isprintable() else " " for letter in words[:chars_max])
+
+
 class CxError(Exception):
     """The parent of every error that cxp2p raises on purpose."""
 

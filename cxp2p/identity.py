@@ -89,7 +89,7 @@ def open_envelope(kind: Kind, envelope: bytes, bytes_max: int = protocols.ENVELO
     except (DecodeError, ValueError, TypeError) as error:
         raise RemoteProtocolError(f"{kind} envelope is malformed: {error}") from None
     if opened.payload_type != payload_type:
-        raise RemoteProtocolError(f"envelope holds {opened.payload_type!r}, expected {payload_type!r}")
+        raise RemoteProtocolError(f"envelope holds {opened.payload_type[:64]!r}, expected {payload_type!r}")
     key = opened.public_key
     if not isinstance(key, Ed25519PublicKey) or len(opened.signature) != 64:
         raise RemoteProtocolError(f"{kind} envelope is not signed with Ed25519")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from annotated_types import Ge, Le, Len, MaxLen
+from annotated_types import Ge, Le, Len, MaxLen, Predicate
 from pydantic import ConfigDict, Strict
 from pydantic.dataclasses import dataclass
 
@@ -17,7 +17,10 @@ Price = Annotated[int, Strict(), Ge(0), Le(10**12)]  # so that a charge for 2**3
 Count = Annotated[int, Strict(), Ge(0), Le(2**31 - 1)]
 Flag = Annotated[bool, Strict()]
 Name = Annotated[str, Strict(), Len(1, 128)]
-PeerId = Annotated[str, Strict(), Len(1, 64)]
+Label = Annotated[str, Strict(), Len(1, 128), Predicate(str.isprintable)]  # is shown to people
+PeerId = Annotated[str, Strict(), Len(1, 64), Predicate(str.isprintable)]
+Owner = Annotated[str, Strict(), MaxLen(128), Predicate(str.isprintable)]
+Address = Annotated[str, Strict(), Len(1, 256), Predicate(str.isprintable)]
 Reason = Annotated[str, Strict(), MaxLen(512)]
 Text = Annotated[str, Strict()]
 Bytes16 = Annotated[bytes, Strict(), Len(16, 16)]

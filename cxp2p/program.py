@@ -32,6 +32,11 @@ def announce(facts: Mapping[str, object], text: str, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
+def plain(text: str) -> str:
+    """Text from a stranger for a terminal: lines and tabs are kept, whatever would drive it is spelled out."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text)
+
+
 def fail(error: Exception) -> NoReturn:
     """Ends the program with the error's own words."""
     click.echo(f"error: {error}", err=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from annotated_types import Ge, Le, Len, MaxLen
+from annotated_types import Ge, Le, Len
 from pydantic import Strict
 
 from cxp2p.jobs import Alternative as Alternative
@@ -22,7 +22,24 @@ from cxp2p.jobs import Sampling as Sampling
 from cxp2p.jobs import Tool as Tool
 from cxp2p.jobs import ToolCall as ToolCall
 from cxp2p.jobs import ToolMode as ToolMode
-from cxp2p.kinds import Blob, Bytes16, Count, Digest, Flag, Name, Natural, PeerId, Price, Reason, Text, TokenId, record
+from cxp2p.kinds import (
+    Address,
+    Blob,
+    Bytes16,
+    Count,
+    Digest,
+    Flag,
+    Label,
+    Name,
+    Natural,
+    Owner,
+    PeerId,
+    Price,
+    Reason,
+    Text,
+    TokenId,
+    record,
+)
 
 
 class Service(StrEnum):
@@ -60,9 +77,9 @@ class Capability:
     """One model that a node serves. `slots` jobs run at once, `queue_max` more may wait."""
 
     service: Service
-    model: Name
+    model: Label
     model_digest: Digest
-    runtime: Name
+    runtime: Label
     context_units: Count
     output_units_max: Count
     prices: Prices
@@ -82,9 +99,9 @@ class Offer:
     sequence: Natural
     issued_at_ms: Natural
     expires_at_ms: Natural
-    addresses: Annotated[tuple[Annotated[str, Strict(), Len(1, 256)], ...], Len(0, 16)]
-    agent: Name
-    owner: Annotated[str, Strict(), MaxLen(128)]
+    addresses: Annotated[tuple[Address, ...], Len(0, 16)]
+    agent: Label
+    owner: Owner
     draining: Flag
     capabilities: Annotated[tuple[Capability, ...], Len(0, 60)]
 
@@ -259,13 +276,13 @@ class Receipt:
     order_hash: Digest
     gateway: PeerId
     node: PeerId
-    owner: Annotated[str, Strict(), MaxLen(128)]
+    owner: Owner
     lane: Bytes16
     seq: Natural
     epoch: Natural
     service: Service
     model_digest: Digest
-    runtime: Name
+    runtime: Label
     in_units: Natural
     cached_units: Natural
     out_units: Natural

@@ -15,7 +15,7 @@ import cbor2
 from pydantic import TypeAdapter, ValidationError
 
 from cxp2p import protocols
-from cxp2p.errors import LocalProtocolError, RemoteProtocolError
+from cxp2p.errors import LocalProtocolError, RemoteProtocolError, one_line
 from cxp2p.records import (
     Accepted,
     Ask,
@@ -50,7 +50,7 @@ RECORD_OF_TAG: Final = MappingProxyType(
 _TAG_OF_RECORD: Final = {kind: tag for tag, kind in RECORD_OF_TAG.items()}
 
 UVARINT_BYTES_MAX: Final = 4  # 2**28 bytes, above every limit here
-FAULT_CHARS_MAX: Final = 80
+FAULT_CHARS_MAX: Final = 120
 
 
 _adapters: Final[dict[type, TypeAdapter[Any]]] = {}
@@ -198,7 +198,7 @@ def _loads(data: bytes) -> Any:
     try:
         value = decoder.decode()
     except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError) as error:
-        raise RemoteProtocolError(f"not valid CBOR: {error}") from None
+        raise RemoteProtocolError(f"not valid CBOR: {one_line(str(error), FAULT_CHARS_MAX)}") from None
     if source.tell() != len(data):
         raise RemoteProtocolError("not valid CBOR: bytes after the end")
     return value
@@ -211,6 +211,5 @@ def _validated(kind: type[T], value: object) -> T:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
         # An unknown field's name is a stranger's: it goes to logs and back to the peer, so short and printable.
-        told = ascii(where[:FAULT_CHARS_MAX])[1:-1]
-        raise RemoteProtocolError(f"{kind.__name__}.{told}: {first['msg']}") from None
+        raise RemoteProtocolError(f"{kind.__name__}.{one_line(where, FAULT_CHARS_MAX)}: {first['msg']}") from None
     return record

@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 import trio
 
 from cxp2p import protocols, receipts
-from cxp2p.errors import CxError, JobFailed, JobRefused, PeerUnreachable, RemoteProtocolError
+from cxp2p.errors import CxError, JobFailed, JobRefused, PeerUnreachable, RemoteProtocolError, one_line
 from cxp2p.identity import Identity, Kind, open_envelope
 from cxp2p.net import Network
 from cxp2p.net.pump import Conversation, converse
@@ -142,9 +142,9 @@ class Attempt:
                 case ReceiptSent(envelope=envelope):
                     self.receipt_envelope = envelope
                 case Refusal():
-                    raise JobRefused(event.code, event.reason, min(event.retry_after_ms, RETRY_MS_MAX))
+                    raise refused_with(event)
                 case Failure():
-                    raise JobFailed(event.code, event.reason, event.limit, event.actual)
+                    raise JobFailed(event.code, one_line(event.reason), event.limit, event.actual)
                 case _:
                     raise RemoteProtocolError(f"{talk.peer} ended without a receipt")
 
@@ -214,3 +214,8 @@ class Attempt:
             finish = self.settlement.receipt.finish
             code = FailureCode.TIMEOUT if finish is Finish.TIMEOUT else FailureCode.ENGINE_DIED
             raise JobFailed(code, f"the node ended the job: {finish}")
+
+
+def refused_with(refusal: Refusal) -> JobRefused:
+    """The error that a refusal is to its asker: nobody is sent away for weeks, or told more than a line."""
+    return JobRefused(refusal.code, one_line(refusal.reason), min(refusal.retry_after_ms, RETRY_MS_MAX))

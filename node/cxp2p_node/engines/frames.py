@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from cxp2p.errors import RemoteProtocolError
-from cxp2p.kinds import Blob, Count, Name, Natural, Reason, record
+from cxp2p.kinds import Blob, Count, Label, Natural, Reason, record
 from cxp2p.records import FailureCode, Finish, Piece
 from cxp2p.wire import decode, encode
 
@@ -47,7 +47,7 @@ class Stop:
 class Loaded:
     """Worker → node, first: the model is ready."""
 
-    runtime: Name
+    runtime: Label
     context_units: Count
 
 

@@ -19,6 +19,7 @@ from typing import BinaryIO, TypeAlias
 import jinja2
 import llama_cpp
 
+from cxp2p.errors import one_line
 from cxp2p.records import FailureCode, Finish, Logprob, ToolMode
 from cxp2p_node.engines.constraints import Constraint, GrammarError
 from cxp2p_node.engines.frames import (
@@ -306,7 +307,7 @@ def main() -> None:
         out.flush()
         raise SystemExit(EXIT_UNFIT) from None
     runtime = f"llama.cpp {llama_cpp.__version__} {model.description()}"
-    out.write(pack(Loaded(runtime=runtime[:128], context_units=model.context_units)))
+    out.write(pack(Loaded(runtime=one_line(runtime, 128), context_units=model.context_units)))
     out.flush()
     threading.Thread(target=keep_preparing, args=(starts, inbox, Desk(model, template)), daemon=True).start()
     Worker(model, template.tool_format, settings["slots"], inbox, out).run()
