@@ -20,6 +20,7 @@ from cxp2p.records import (
     Countersign,
     CountersignSent,
     Piece,
+    Prices,
     ReceiptSent,
     Refusal,
     RefusalCode,
@@ -52,6 +53,14 @@ async def test_a_good_ask_is_answered(autojump_clock: MockClock) -> None:
         ({"model": "other"}, RefusalCode.MODEL_UNKNOWN),
         ({"model_digest": b"x" * 32}, RefusalCode.MODEL_UNKNOWN),
         ({"max_charge": 0}, RefusalCode.PRICE_TOO_LOW),
+        ({"expires_at_ms": 10**15}, RefusalCode.ORDER_INVALID),
+        ({"epoch": 10**6}, RefusalCode.ORDER_INVALID),
+        ({"prev_receipt": b"r" * 32}, RefusalCode.LANE_UNKNOWN),
+        ({"cum_authorised": 0}, RefusalCode.ORDER_INVALID),
+        ({"prices": Prices(input=999_999, output=2_000_000)}, RefusalCode.PRICE_TOO_LOW),
+        ({"prices": Prices(input=10**12, output=0)}, RefusalCode.PRICE_TOO_LOW),
+        ({"max_in": 2**62, "max_out": 2**62}, RefusalCode.PRICE_TOO_LOW),
+        ({"max_charge": 2**62, "cum_authorised": 2**62}, RefusalCode.EXPOSURE),
     ],
 )
 async def test_a_bad_order_never_reaches_the_engine(

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
+from cxp2p_node.engines.text import overlap
+
 CALL_CHARS_MAX = 1 << 20
 
 
@@ -166,7 +168,7 @@ class SegmentReader:
                 self._state = _In.TEXT
                 self._began = self._skips_space = True
             return mark
-        held = 0 if last else max((_overlap(self._rest, mark) for mark in marks), default=0)
+        held = 0 if last else max((overlap(self._rest, mark) for mark in marks), default=0)
         self._give(kind, self._rest[: len(self._rest) - held], out)
         self._rest = self._rest[len(self._rest) - held :]
         return None
@@ -317,11 +319,3 @@ class _Object:
         self.name_told = True
         arguments = value.get("arguments", value.get("parameters", {}))
         return name, json.dumps(arguments, ensure_ascii=False)
-
-
-def _overlap(text: str, mark: str) -> int:
-    """The length of the longest end of `text` that is a beginning of `mark`, but not all of it."""
-    for size in range(min(len(text), len(mark) - 1), 0, -1):
-        if text.endswith(mark[:size]):
-            return size
-    return 0
