@@ -103,10 +103,16 @@ async def _listen(program: Program, until: str) -> None:
             program.facts[facts["event"]] = facts
 
 
-async def stop(program: Program) -> None:
-    """Interrupts the process and waits; kills it if it does not leave."""
+def interrupt(program: Program) -> None:
+    """What Ctrl-C does; nothing if the process has ended."""
     if program.process.returncode is None:
         program.process.send_signal(signal.SIGINT)
+
+
+async def stop(program: Program) -> None:
+    """Interrupts the process and waits; kills it if it does not leave."""
+    interrupt(program)
+    if program.process.returncode is None:
         with trio.move_on_after(STOP_S):
             await program.process.wait()
     if program.process.returncode is None:
@@ -193,7 +199,10 @@ async def _network(state: Path, logs: Path, port: int) -> AsyncIterator[Network]
         ) as programs:
             nodes = tuple(programs[name] for name in configs)
             gateway = programs["gateway"]
-            yield Network(bootstrap, nodes, gateway, credentials(state, gateway))
+            try:
+                yield Network(bootstrap, nodes, gateway, credentials(state, gateway))
+            finally:
+                interrupt(bootstrap)  # with the others, not after them
 
 
 @asynccontextmanager

@@ -46,9 +46,9 @@ def test_a_second_start_works_after_everything_was_killed(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_network_in_under_two_seconds(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_the_network_in_seconds(tmp_path: Path, number: signal.Signals) -> None:
     with start(tmp_path) as running:
         begun = time.monotonic()
         running.process.send_signal(number)
         assert running.process.wait(10) == 130
-        assert time.monotonic() - begun < 2.0
+        assert time.monotonic() - begun < 5.0  # one to two on a machine that does nothing else
