@@ -22,7 +22,7 @@ from cxp2p.net import Network
 from cxp2p.net.ask import DEADLINE_S, Asker, Books, Emit, Outcome, Settlement
 from cxp2p.net.discover import Discovery, offer_sequence
 from cxp2p.net.tasks import background
-from cxp2p.records import ChatJob, Finish, Message, Order, Piece, Role, Sampling, Service
+from cxp2p.records import ChatJob, Finish, Job, Message, Order, Piece, Role, Sampling, Service
 
 PATIENCE_S = 15.0  # a fresh peer needs seconds to find its first node
 
@@ -109,17 +109,17 @@ class Net:
         finish = outcome.settlement.receipt.finish
         return Answer(text="".join(texts), token_ids=tuple(token_ids), finish=finish, outcome=outcome)
 
-    async def run(self, job: ChatJob, emit: Emit, books: Books, *, deadline_s: float = DEADLINE_S) -> Outcome:
+    async def run(self, job: Job, emit: Emit, books: Books, *, deadline_s: float = DEADLINE_S) -> Outcome:
         """One job, its pieces to `emit`, its money to `books`: what a gateway calls. See `cxp2p.net.ask.Asker.run`."""
         return await self._asker.run(job, emit, books, deadline_s=deadline_s)
 
-    async def find(self, model: str, patience_s: float = PATIENCE_S) -> None:
+    async def find(self, model: str, patience_s: float = PATIENCE_S, service: Service = Service.CHAT) -> None:
         """Waits until a live node offers `model`. Raises NoNode after `patience_s`."""
-        self.discovery.want(Service.CHAT, model)
+        self.discovery.want(service, model)
         directory = self.discovery.directory
         with trio.move_on_after(patience_s):
             await self.discovery.until(
-                lambda: bool(directory.candidates(Service.CHAT, model, self._wall_ms(), trio.current_time()))
+                lambda: bool(directory.candidates(service, model, self._wall_ms(), trio.current_time()))
             )
             return
         peers = len(self.network.connected())

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Final, TypeAlias
 
-from annotated_types import Ge, Le, Len
+from annotated_types import Ge, Le, Len, MaxLen
 from pydantic import Strict
 
 from cxp2p.kinds import Blob, Count, Flag, Name, Text, TokenId, record
+
+
+class Service(StrEnum):
+    """A kind of work. Units in and out: tokens, tokens; tokens, vectors; characters, audio ms; pages, pages."""
+
+    CHAT = "chat"
+    EMBED = "embed"
+    SPEECH = "speech"
+    SCRAPE = "scrape"
 
 
 class Role(StrEnum):
@@ -87,7 +98,8 @@ class ChatJob:
     """A chat completion. `max_tokens` None: as many as the context and the order allow.
 
     `tool_name`: the tool that ToolMode.NAMED means. `schema`: of AnswerForm.JSON_SCHEMA, as JSON text. `logprobs`: how
-    many alternatives to tell for each token; None: none, and not the token's own either.
+    many alternatives to tell for each token; None: none, and not the token's own either. `cache_salt`: what was
+    computed for a prompt may be used again only for a job of the same salt.
     """
 
     model: Name
@@ -102,6 +114,36 @@ class ChatJob:
     form: AnswerForm = AnswerForm.TEXT
     schema: Text = ""
     logprobs: Annotated[int, Strict(), Ge(0), Le(20)] | None = None
+    cache_salt: Annotated[bytes, Strict(), MaxLen(32)] = b""
+
+
+Tokens = Annotated[tuple[TokenId, ...], Len(1, 131_072)]
+
+
+@record
+class EmbedJob:
+    """A vector for each input, in their order; an input is a text, or tokens of this model.
+
+    `truncate`: an input that is too long for the model is cut; otherwise it is a failure. The answer's bytes are the
+    vectors one after another, of length 1, each number a float32, little-endian.
+    """
+
+    model: Name
+    inputs: Annotated[tuple[Text | Tokens, ...], Len(1, 2048)]
+    truncate: Flag = True
+
+
+Job: TypeAlias = ChatJob | EmbedJob
+
+JOB_OF: Final[Mapping[Service, type[ChatJob] | type[EmbedJob]]] = MappingProxyType(
+    {Service.CHAT: ChatJob, Service.EMBED: EmbedJob}
+)
+_SERVICE_OF: Final = {kind: service for service, kind in JOB_OF.items()}
+
+
+def service_of(job: Job) -> Service:
+    """Which service does such a job."""
+    return _SERVICE_OF[type(job)]
 
 
 @record

@@ -58,6 +58,7 @@ ASK_TIMEOUT_S: Final = 30.0  # from the opened stream to a whole Ask
 
 # Receipts.
 OUTPUT_LEAF_TOKENS: Final = 32  # a leaf of 128 bytes: about two lines of text to show in a dispute
+OUTPUT_LEAF_BYTES: Final = 64 * 1024  # of an answer that is no text: two seconds of speech
 LANES_PER_GATEWAY_MAX: Final = 256  # twice STREAMS_PER_PEER_MAX, so that idle lanes are found again
 
 # The DHT.

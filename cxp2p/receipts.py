@@ -7,25 +7,14 @@ each order names the receipt before it. What each side remembers of its lanes is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from cxp2p import protocols
 from cxp2p.errors import ReceiptInvalid
-from cxp2p.merkle import merkle_root
-from cxp2p.records import (
-    Capability,
-    Countersign,
-    Finish,
-    Order,
-    Prices,
-    Receipt,
-    Verdict,
-)
+from cxp2p.records import Capability, Countersign, Finish, Order, Prices, Receipt, Verdict
 
 EPOCH_MS = 3_600_000
-TEMPLATE_UNITS_MAX = 512  # what a chat template may add to a prompt: role marks and a default system message
 
 
 def digest(data: bytes) -> bytes:
@@ -41,18 +30,6 @@ def epoch_of(wall_ms: int) -> int:
 def request_commit(salt: bytes, request: bytes) -> bytes:
     """Commits to the request without telling it to whoever reads the receipt later."""
     return digest(salt + request)
-
-
-def output_commit(token_ids: Sequence[int]) -> bytes:
-    """Merkle root of the output: a leaf holds 32 token ids, each as 4 bytes, big-endian."""
-    step = protocols.OUTPUT_LEAF_TOKENS
-    groups = (token_ids[start : start + step] for start in range(0, len(token_ids), step))
-    return merkle_root([b"".join(token.to_bytes(4, "big") for token in group) for group in groups])
-
-
-def input_units_max(request: bytes, context_units: int) -> int:
-    """The most input tokens a request can be: no tokenizer makes more tokens than there are bytes."""
-    return min(len(request) + TEMPLATE_UNITS_MAX, context_units)
 
 
 def charge_of(prices: Prices, in_units: int, out_units: int) -> int:
@@ -118,9 +95,10 @@ def advance(lane: Lane, receipt_envelope: bytes, charge: int) -> Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered:
-    """What the asker itself knows: the token ids that arrived, and whether it cancelled."""
+    """What the asker itself knows: what arrived, see `cxp2p.units.Output`, and whether it cancelled."""
 
-    token_ids: Sequence[int]
+    units: int
+    commit: bytes
     cancelled: bool = False
 
 
@@ -152,7 +130,7 @@ def check_receipt(
     for name, value in expected.items():
         if getattr(receipt, name) != value:
             raise ReceiptInvalid(f"the receipt's {name} is not the order's", evidence)
-    out_units = len(got.token_ids)
+    out_units = got.units
     in_units = min(receipt.in_units, order.max_in)
     owed = charge_owed(order.prices, receipt.finish, in_units, out_units)
     fault = _miscount(order, lane, receipt, got, owed)
@@ -172,10 +150,10 @@ def charge_owed(prices: Prices, finish: Finish, in_units: int, out_units: int) -
 
 
 def _miscount(order: Order, lane: Lane, receipt: Receipt, got: Delivered, owed: int) -> str:
-    if receipt.out_units != len(got.token_ids):
-        return f"out_units is {receipt.out_units}, {len(got.token_ids)} arrived"
-    if receipt.output_commit != output_commit(got.token_ids):
-        return "output_commit is not of the token ids that arrived"
+    if receipt.out_units != got.units:
+        return f"out_units is {receipt.out_units}, {got.units} arrived"
+    if receipt.output_commit != got.commit:
+        return "output_commit is not of what arrived"
     if receipt.in_units > order.max_in:
         return f"in_units is {receipt.in_units}, the order allowed {order.max_in}"
     if receipt.out_units > order.max_out:

@@ -11,17 +11,22 @@ from typing import Annotated
 from annotated_types import Ge, Le, Len
 from pydantic import Strict
 
+from cxp2p.jobs import JOB_OF as JOB_OF
 from cxp2p.jobs import Alternative as Alternative
 from cxp2p.jobs import AnswerForm as AnswerForm
 from cxp2p.jobs import CallPart as CallPart
 from cxp2p.jobs import ChatJob as ChatJob
+from cxp2p.jobs import EmbedJob as EmbedJob
+from cxp2p.jobs import Job as Job
 from cxp2p.jobs import Logprob as Logprob
 from cxp2p.jobs import Message as Message
 from cxp2p.jobs import Role as Role
 from cxp2p.jobs import Sampling as Sampling
+from cxp2p.jobs import Service as Service
 from cxp2p.jobs import Tool as Tool
 from cxp2p.jobs import ToolCall as ToolCall
 from cxp2p.jobs import ToolMode as ToolMode
+from cxp2p.jobs import service_of as service_of
 from cxp2p.kinds import (
     Address,
     Blob,
@@ -41,16 +46,6 @@ from cxp2p.kinds import (
     record,
 )
 
-
-class Service(StrEnum):
-    """A kind of work, and with it the unit that is paid: tokens, tokens, audio ms, pages."""
-
-    CHAT = "chat"
-    EMBED = "embed"
-    SPEECH = "speech"
-    SCRAPE = "scrape"
-
-
 # What a node offers.
 
 
@@ -64,12 +59,16 @@ class Prices:
 
 @record
 class Load:
-    """How busy a capability is now. `first_piece_ms`, `units_per_s`: the node's own recent medians, 0 if unknown."""
+    """How busy a capability is now. `first_piece_ms`, `units_per_s`: the node's own recent medians, 0 if unknown.
+
+    `loading_ms`: how long it takes until the model is in memory; 0: it is there.
+    """
 
     running: Count
     queued: Count
     first_piece_ms: Count
     units_per_s: Count
+    loading_ms: Count
 
 
 @record
@@ -175,14 +174,17 @@ class Piece:
     """Node → asker: a streamed part of the result, and the token ids it is made of.
 
     `text` is of the answer itself, `reasoning` of what the model thought before it. `logprobs`, if they were asked for,
-    are of the token ids of this piece that are not the end mark.
+    are of the token ids of this piece that are not the end mark. An answer that is no text is `data`, and `units` of
+    work that it is worth.
     """
 
-    text: Text
-    token_ids: Annotated[tuple[TokenId, ...], Len(0, 4096)]
+    text: Text = ""
+    token_ids: Annotated[tuple[TokenId, ...], Len(0, 4096)] = ()
     reasoning: Text = ""
     calls: Annotated[tuple[CallPart, ...], Len(0, 256)] = ()
     logprobs: Annotated[tuple[Logprob, ...], Len(0, 4096)] = ()
+    data: Blob = b""
+    units: Count = 0
 
 
 @record

@@ -15,8 +15,8 @@ from typing import TypeAlias
 
 from cxp2p.directory import Entry
 from cxp2p.errors import CxError, InsufficientCredit, JobFailed, JobRefused
-from cxp2p.receipts import TEMPLATE_UNITS_MAX
 from cxp2p.records import Capability, FailureCode, RefusalCode
+from cxp2p.units import TEMPLATE_UNITS_MAX
 
 FIRST_PIECE_MS_GUESS = 300  # a node that has not measured itself yet is neither favoured nor shunned
 MEASURED_HALF_LIFE_S = 60.0  # what we measured ourselves counts, but a node that was slow once may be tried again
@@ -41,7 +41,7 @@ class Blame(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """How one node did not do a job of `request_bytes`; `context_units` is what it offered."""
+    """How one node did not do a job whose longest input has `request_bytes`; `context_units` is what it offered."""
 
     node: str
     context_units: int
@@ -131,7 +131,7 @@ def most_it_costs(capability: Capability) -> int:
 
 
 def wait_ms(entry: Entry, capability: Capability, now: float) -> float:
-    """Estimated time to the first piece: the node's own median, stretched by how full its slots are.
+    """Estimated time to the first piece: the node's own median, stretched by how full its slots are, and its loading.
 
     Our own running jobs count even before the node's next offer tells of them, so that a burst spreads out; and what
     we measured counts, if it is worse than what the node says.
@@ -140,4 +140,8 @@ def wait_ms(entry: Entry, capability: Capability, now: float) -> float:
     busy = max(load.running + load.queued, entry.jobs)
     measured = entry.first_piece_ms * math.pow(0.5, (now - entry.measured_at) / MEASURED_HALF_LIFE_S)
     first_piece_ms = max(load.first_piece_ms or FIRST_PIECE_MS_GUESS, measured)
-    return first_piece_ms * (1 + busy / max(1, capability.slots)) + (1000.0 if busy >= capability.slots else 0.0)
+    return (
+        load.loading_ms
+        + first_piece_ms * (1 + busy / max(1, capability.slots))
+        + (1000.0 if busy >= capability.slots else 0.0)
+    )

@@ -12,8 +12,9 @@ import httpx
 import openai
 
 from cxp2p.identity import Kind, open_envelope
-from cxp2p.receipts import digest, output_commit
+from cxp2p.receipts import digest
 from cxp2p.records import Countersign, Order, Receipt
+from cxp2p.units import output_commit
 from cxp2p.wire import decode
 from demo.network import MODEL, Network
 

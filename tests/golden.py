@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxp2p.identity import Kind, identity_from_seed
-from cxp2p.receipts import Lane, Terms, charge_of, digest, make_order, output_commit, request_commit
+from cxp2p.receipts import Lane, Terms, charge_of, digest, make_order, request_commit
 from cxp2p.records import (
     Accepted,
     Ask,
@@ -42,6 +42,7 @@ from cxp2p.records import (
     Service,
     Verdict,
 )
+from cxp2p.units import output_commit
 from cxp2p.wire import RECORD_OF_TAG, encode, encode_frame
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -63,7 +64,7 @@ CAPABILITY = Capability(
     prices=Prices(input=20_000, output=60_000),
     slots=4,
     queue_max=32,
-    load=Load(running=1, queued=0, first_piece_ms=80, units_per_s=150),
+    load=Load(running=1, queued=0, first_piece_ms=80, units_per_s=150, loading_ms=0),
 )
 OFFER = Offer(
     peer=NODE.peer,

@@ -29,6 +29,7 @@ from cxp2p.records import (
     RefusalCode,
 )
 from cxp2p.session import Side
+from cxp2p.units import output_commit
 from cxp2p.wire import decode, encode
 from cxp2p_node.advertise import Advertiser
 from worlds import World, capability
@@ -77,7 +78,7 @@ class Told:
             t_end_ms=3,
             finish=Finish.STOP,
             request_commit=order.request_commit,
-            output_commit=receipts.output_commit(self.said),
+            output_commit=output_commit(self.said),
             seed=order.seed,
             resume_of=None,
             offset=None,

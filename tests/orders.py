@@ -9,6 +9,7 @@ from cxp2p import receipts
 from cxp2p.identity import identity_from_seed
 from cxp2p.receipts import Lane, Terms
 from cxp2p.records import Finish, Order, Receipt
+from cxp2p.units import output_commit
 from worlds import EPOCH_MS, capability
 
 GATEWAY = identity_from_seed(b"g" * 32)
@@ -47,7 +48,7 @@ def receipt_for(an_order: Order, token_ids: tuple[int, ...], cum: int = 0, **cha
         t_end_ms=WALL,
         finish=Finish.STOP,
         request_commit=an_order.request_commit,
-        output_commit=receipts.output_commit(token_ids),
+        output_commit=output_commit(token_ids),
         seed=an_order.seed,
         resume_of=None,
         offset=None,

@@ -12,8 +12,9 @@ import golden
 from cxp2p import protocols
 from cxp2p.errors import RemoteProtocolError
 from cxp2p.identity import Kind, identity_from_seed, open_envelope
-from cxp2p.receipts import Delivered, Lane, check_receipt, digest, output_commit, request_commit
+from cxp2p.receipts import Delivered, Lane, check_receipt, digest, request_commit
 from cxp2p.records import ChatJob, Countersign, Offer, Order, Receipt
+from cxp2p.units import output_commit
 from cxp2p.wire import RECORD_OF_TAG, FrameReader, decode, encode, encode_frame
 
 RECORD_OF_KIND = {Kind.OFFER: Offer, Kind.ORDER: Order, Kind.RECEIPT: Receipt, Kind.COUNTERSIGN: Countersign}
@@ -87,7 +88,7 @@ def test_the_golden_job_holds_together() -> None:
         golden.NODE.peer,
         decode(Receipt, open_envelope(Kind.RECEIPT, envelopes["receipt"]).body),
         envelopes["receipt"],
-        Delivered(token_ids=golden.TOKEN_IDS),
+        Delivered(units=len(golden.TOKEN_IDS), commit=output_commit(golden.TOKEN_IDS)),
     )
 
     assert answer == golden.COUNTERSIGN

@@ -27,7 +27,9 @@ LONG: Final[Mapping[str, int]] = {}
 LONG_FUNCTIONS: Final[Mapping[str, int]] = {"tests/gateway/doors.py": 66}
 
 VOCABULARY = frozenset({"errors", "kinds", "jobs", "records", "protocols"})
-RULES = frozenset({"directory", "routing", "standing", "pricing", "receipts", "lanes", "ledger", "merkle", "rewards"})
+RULES = frozenset(
+    {"directory", "routing", "standing", "pricing", "receipts", "lanes", "ledger", "merkle", "rewards", "units"}
+)
 BELOW_NET = VOCABULARY | RULES | {"wire", "identity", "session"}
 LIBRARY = BELOW_NET | {"net", "client", "paths", "peer", "program", "settings", "testing"}
 

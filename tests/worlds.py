@@ -20,6 +20,7 @@ from cxp2p.records import (
     ChatJob,
     FailureCode,
     Finish,
+    Job,
     Load,
     Message,
     Order,
@@ -48,7 +49,7 @@ def capability(model: str = "echo", **changes: object) -> Capability:
         "prices": PRICES,
         "slots": 2,
         "queue_max": 4,
-        "load": Load(running=0, queued=0, first_piece_ms=0, units_per_s=0),
+        "load": Load(running=0, queued=0, first_piece_ms=0, units_per_s=0, loading_ms=0),
     }
     return Capability(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -89,8 +90,9 @@ class ScriptedEngine:
             prices=self.prices,
         )
 
-    async def run(self, job: ChatJob, seed: int, max_out: int, emit: Emit, counted: Counted) -> Usage:
+    async def run(self, job: Job, seed: int, max_out: int, emit: Emit, counted: Counted) -> Usage:
         self.started += 1
+        assert isinstance(job, ChatJob)
         words = job.messages[-1].content.split()
         in_units = len(words)
         counted(in_units, 0)

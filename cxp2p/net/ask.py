@@ -10,7 +10,7 @@ from random import Random
 
 import trio
 
-from cxp2p import protocols, receipts
+from cxp2p import protocols, receipts, units
 from cxp2p.directory import Entry
 from cxp2p.errors import (
     CxError,
@@ -25,18 +25,9 @@ from cxp2p.errors import (
 from cxp2p.identity import Identity, Kind
 from cxp2p.lanes import FreeLanes
 from cxp2p.net import Network
-from cxp2p.net.attempt import (
-    BYTES_PER_UNIT_MAX,
-    BYTES_SPARE,
-    LOGPROBS_BYTES_PER_UNIT_MAX,
-    STALL_S,
-    Attempt,
-    Books,
-    Emit,
-    Settlement,
-)
+from cxp2p.net.attempt import STALL_S, Attempt, Books, Emit, Settlement
 from cxp2p.net.discover import Discovery
-from cxp2p.records import Capability, ChatJob, FailureCode, RefusalCode, Service, Verdict
+from cxp2p.records import Capability, ChatJob, FailureCode, Job, RefusalCode, Verdict, service_of
 from cxp2p.routing import Blame, Candidate, Fault, blame, most_it_costs, rank, remaining, too_dear, worst
 from cxp2p.wire import encode
 
@@ -44,7 +35,6 @@ log = logging.getLogger("cxp2p.ask")
 
 ATTEMPTS_MAX = 3
 DEADLINE_S = 600.0
-OUTPUT_UNITS_MAX = 65_536  # of one order, whatever a node offers: what its answer may fill of our memory
 REQUEST_BYTES_MAX = protocols.ASK_BYTES_MAX - protocols.ENVELOPE_BYTES_MAX - 1024
 
 __all__ = ["DEADLINE_S", "Asker", "Books", "Emit", "Outcome", "Settlement"]
@@ -66,13 +56,16 @@ class Outcome:
 class _Run:
     """One job on its way through the nodes: those that were tried, what was wrong there, and when the last began."""
 
-    job: ChatJob
+    job: Job
     request: bytes
     emit: Emit
     books: Books
     tried: list[str]
     faults: list[Fault]
     begun: float = math.inf
+
+    def fault(self, node: str, capability: Capability, error: CxError) -> Fault:
+        return Fault(node, capability.context_units, units.longest_input_bytes(self.job, self.request), error)
 
 
 class Asker:
@@ -89,7 +82,7 @@ class Asker:
         self._rng = rng
         self._lanes = FreeLanes(lambda: rng.randbytes(16))
 
-    async def run(self, job: ChatJob, emit: Emit, books: Books, *, deadline_s: float = DEADLINE_S) -> Outcome:
+    async def run(self, job: Job, emit: Emit, books: Books, *, deadline_s: float = DEADLINE_S) -> Outcome:
         """Does one job: pieces go to `emit` in order, the signed outcome is returned.
 
         Until the first piece a failure moves on to the next node unseen, at most 3 nodes. Cancelling the call tells
@@ -126,10 +119,10 @@ class Asker:
             except InsufficientCredit as error:
                 if too_dear(run.faults):
                     raise
-                run.faults.append(Fault(node, capability.context_units, len(run.request), error))
+                run.faults.append(run.fault(node, capability, error))
             except (PeerUnreachable, RemoteProtocolError, JobRefused, JobFailed) as error:
                 log.info("order %s on %s: %s", attempt.order.order_id.hex(), node, error)
-                run.faults.append(Fault(node, capability.context_units, len(run.request), error))
+                run.faults.append(run.fault(node, capability, error))
                 self._blame(run.faults[-1])
                 if attempt.emitted:
                     raise _cut_off(error) from error
@@ -139,7 +132,7 @@ class Asker:
 
     def _choose(self, run: _Run) -> Candidate:
         now = trio.current_time()
-        candidates = self._directory.candidates(Service.CHAT, run.job.model, self._wall_ms(), now)
+        candidates = self._directory.candidates(service_of(run.job), run.job.model, self._wall_ms(), now)
         ranked = rank(remaining(candidates, run.faults), run.tried, self._rng, now)
         if too_dear(run.faults):
             ranked.sort(key=lambda candidate: most_it_costs(candidate[1]))
@@ -147,20 +140,19 @@ class Asker:
             return ranked[0]
         if run.faults:
             raise worst(run.faults)
-        self._discovery.want(Service.CHAT, run.job.model)
+        self._discovery.want(service_of(run.job), run.job.model)
         raise NoNode(f"no live node offers {run.job.model!r}")
 
     def _order(self, run: _Run, node: str, capability: Capability, lane: receipts.Lane) -> Attempt:
         salt, job = self._rng.randbytes(16), run.job
-        room = min(capability.output_units_max, capability.context_units, OUTPUT_UNITS_MAX)
-        max_out = min(job.max_tokens or room, room)
-        seed = job.sampling.seed
+        max_out = units.output_units_max(job, capability)
+        seed = job.sampling.seed if isinstance(job, ChatJob) else None
         terms = receipts.Terms(
             gateway=self._identity.peer,
             node=node,
             capability=capability,
             request_commit=receipts.request_commit(salt, run.request),
-            max_in=receipts.input_units_max(run.request, capability.context_units),
+            max_in=units.input_units_max(job, run.request, capability.context_units),
             max_out=max_out,
             seed=self._rng.getrandbits(63) if seed is None else seed % 2**63,
         )
@@ -172,9 +164,9 @@ class Asker:
             lane=lane,
             salt=salt,
             request=run.request,
-            bytes_max=BYTES_SPARE
-            + max_out * (BYTES_PER_UNIT_MAX if job.logprobs is None else LOGPROBS_BYTES_PER_UNIT_MAX),
+            bytes_max=units.answer_bytes_max(job, max_out),
             started=trio.current_time(),
+            output=units.Output(order.service),
         )
 
     async def _attempt(self, attempt: Attempt, run: _Run, entry: Entry) -> None:

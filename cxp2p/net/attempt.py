@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import trio
 
-from cxp2p import protocols, receipts
+from cxp2p import receipts
 from cxp2p.errors import CxError, JobFailed, JobRefused, PeerUnreachable, RemoteProtocolError, one_line
 from cxp2p.identity import Identity, Kind, open_envelope
 from cxp2p.net import Network
@@ -30,6 +30,7 @@ from cxp2p.records import (
     Refusal,
     Verdict,
 )
+from cxp2p.units import Output
 from cxp2p.wire import decode, encode
 
 log = logging.getLogger("cxp2p.ask")
@@ -39,10 +40,6 @@ STALL_S = (
 )
 SETTLE_S = 2.0  # how long a cancelled job waits for the receipt of what was delivered, and any job for its books
 RETRY_MS_MAX = 60_000  # what a node may say of coming back
-# What a node may send for each unit ordered: a token, its part of a frame, and its alternatives if they were asked for.
-BYTES_PER_UNIT_MAX = 192
-LOGPROBS_BYTES_PER_UNIT_MAX = 2048
-BYTES_SPARE = protocols.FRAME_BYTES_MAX
 
 Emit: TypeAlias = Callable[[Piece], Awaitable[None]]
 """Takes one piece of the answer; waits while the reader does not read."""
@@ -88,9 +85,9 @@ class Attempt:
     request: bytes
     bytes_max: int
     started: float
+    output: Output
     asked_at: float | None = None
     bytes_in: int = 0
-    token_ids: list[int] = field(default_factory=list)
     emitted: bool = False
     cancelled: bool = False
     queued_s: float = 0.0
@@ -149,10 +146,10 @@ class Attempt:
                     raise RemoteProtocolError(f"{talk.peer} ended without a receipt")
 
     async def _take(self, piece: Piece, emit: Emit | None) -> None:
-        self.token_ids.extend(piece.token_ids)
-        if len(self.token_ids) > self.order.max_out:
+        self.output.add(piece)
+        if self.output.units > self.order.max_out:
             raise RemoteProtocolError(f"{self.order.node} sent more than the {self.order.max_out} units ordered")
-        if emit is not None and (piece.text or piece.reasoning or piece.calls or piece.logprobs):
+        if emit is not None and (piece.text or piece.reasoning or piece.calls or piece.logprobs or piece.data):
             if self.first_piece_s is None and self.asked_at is not None:
                 self.first_piece_s = trio.current_time() - self.asked_at
             self.emitted = True
@@ -163,7 +160,7 @@ class Attempt:
         assert self.receipt_envelope is not None
         opened = open_envelope(Kind.RECEIPT, self.receipt_envelope)
         receipt = decode(Receipt, opened.body)
-        got = receipts.Delivered(token_ids=self.token_ids, cancelled=self.cancelled)
+        got = receipts.Delivered(units=self.output.units, commit=self.output.commit(), cancelled=self.cancelled)
         countersign = receipts.check_receipt(
             self.order, self.envelope, self.lane, opened.peer, receipt, opened.envelope, got
         )

@@ -80,25 +80,27 @@ async def hear_ask(conversation: Conversation) -> Ask:
 
 
 def split_piece(piece: Piece) -> list[Piece]:
-    """Pieces whose frames are within the limit. Text is cut at characters; token ids come with its last part."""
+    """Pieces whose frames are within the limit. Text is cut at characters; ids and units come with the last part."""
     if weigh(piece) <= PIECE_BYTES_MAX and len(piece.token_ids) <= TOKEN_IDS_PER_FRAME:
         return [piece]
-    parts = [Piece(text="", token_ids=(), reasoning=text) for text in _cut(piece.reasoning)]
-    parts += [Piece(text=text, token_ids=()) for text in _cut(piece.text)]
+    parts = [Piece(reasoning=text) for text in _cut(piece.reasoning)]
+    parts += [Piece(text=text) for text in _cut(piece.text)]
     for call in piece.calls:
         first, *more = _cut(call.arguments) or [""]
         named = CallPart(number=call.number, name=call.name, arguments=first)
         rest = [CallPart(number=call.number, arguments=text) for text in more]
-        parts += [Piece(text="", token_ids=(), calls=(part,)) for part in (named, *rest)]
+        parts += [Piece(calls=(part,)) for part in (named, *rest)]
     for start in range(0, len(piece.logprobs), LOGPROBS_PER_FRAME):
         group = piece.logprobs[start : start + LOGPROBS_PER_FRAME]
-        parts.append(Piece(text="", token_ids=(), logprobs=group))
+        parts.append(Piece(logprobs=group))
     groups = [
         piece.token_ids[at : at + TOKEN_IDS_PER_FRAME] for at in range(0, len(piece.token_ids), TOKEN_IDS_PER_FRAME)
     ]
-    last = parts.pop() if parts else Piece(text="", token_ids=())
-    only_ids = (Piece(text="", token_ids=group) for group in groups[1:])
-    return [*parts, replace(last, token_ids=groups[0] if groups else ()), *only_ids]
+    for start in range(0, len(piece.data), PIECE_BYTES_MAX):
+        parts.append(Piece(data=piece.data[start : start + PIECE_BYTES_MAX]))
+    last = parts.pop() if parts else Piece()
+    only_ids = (Piece(token_ids=group) for group in groups[1:])
+    return [*parts, replace(last, token_ids=groups[0] if groups else (), units=piece.units), *only_ids]
 
 
 def join_pieces(pieces: Sequence[Piece]) -> Piece:
@@ -118,6 +120,8 @@ def join_pieces(pieces: Sequence[Piece]) -> Piece:
         reasoning="".join(piece.reasoning for piece in pieces),
         calls=tuple(calls),
         logprobs=tuple(logprob for piece in pieces for logprob in piece.logprobs),
+        data=b"".join(piece.data for piece in pieces),
+        units=sum(piece.units for piece in pieces),
     )
 
 
@@ -125,7 +129,7 @@ def weigh(piece: Piece) -> int:
     """At most so many bytes of frame, roughly: to know whether more fits."""
     letters = len(piece.text) + len(piece.reasoning) + sum(len(part.arguments) + 160 for part in piece.calls)
     logprobs = sum(64 + len(each.data) + sum(48 + len(other.data) for other in each.top) for each in piece.logprobs)
-    return 4 * letters + 5 * len(piece.token_ids) + logprobs
+    return 4 * letters + 5 * len(piece.token_ids) + logprobs + len(piece.data)
 
 
 def _cut(text: str) -> list[str]:

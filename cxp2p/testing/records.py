@@ -22,7 +22,7 @@ def make_capability(model: str = "echo", **changes: Any) -> Capability:
         "prices": Prices(input=1_000_000, output=2_000_000),
         "slots": 2,
         "queue_max": 4,
-        "load": Load(running=0, queued=0, first_piece_ms=0, units_per_s=0),
+        "load": Load(running=0, queued=0, first_piece_ms=0, units_per_s=0, loading_ms=0),
     }
     return Capability(**{**fields, **changes})
 

@@ -14,7 +14,7 @@ import trio
 from cxp2p.client import Emit, Net, Outcome, Settlement, join, wall_ms
 from cxp2p.paths import default_data_path
 from cxp2p.peer import open_peer
-from cxp2p.records import ChatJob
+from cxp2p.records import Job
 from cxp2p_gateway.accounts import Accounts, FirstAccount, found_account
 from cxp2p_gateway.asking import Caller, ModelCard
 from cxp2p_gateway.chat import Patience
@@ -45,7 +45,7 @@ class GatewayDoor:
     def ready(self) -> bool:
         return self._dispatch.ready()
 
-    async def run(self, caller: Caller, generation: str, job: ChatJob, emit: Emit, *, deadline_s: float) -> Outcome:
+    async def run(self, caller: Caller, generation: str, job: Job, emit: Emit, *, deadline_s: float) -> Outcome:
         return await self._dispatch.run(caller, generation, job, emit, deadline_s=deadline_s)
 
     async def receipt(self, caller: Caller, generation: str) -> Settlement | None:

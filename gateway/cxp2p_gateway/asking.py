@@ -12,7 +12,7 @@ from typing import Protocol
 
 from cxp2p.client import Emit, Outcome, Settlement
 from cxp2p.errors import CxError
-from cxp2p.records import ChatJob, Prices, Service
+from cxp2p.records import Job, Prices, Service
 
 __all__ = [
     "Caller",
@@ -105,7 +105,7 @@ class Door(Protocol):
     def ready(self) -> bool:
         """Whether at least one live node is known."""
 
-    async def run(self, caller: Caller, generation: str, job: ChatJob, emit: Emit, *, deadline_s: float) -> Outcome:
+    async def run(self, caller: Caller, generation: str, job: Job, emit: Emit, *, deadline_s: float) -> Outcome:
         """Does one job for `caller`: pieces go to `emit` in order, then the signed outcome is returned.
 
         Until the first piece a failure moves on to another node unseen. Cancelling the call stops the node at once and

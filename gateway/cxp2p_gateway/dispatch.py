@@ -14,7 +14,7 @@ from cxp2p.client import Emit, Net, Outcome, Settlement
 from cxp2p.errors import JobFailed, NoNode, RemoteProtocolError
 from cxp2p.identity import Kind, open_envelope
 from cxp2p.net.tasks import background
-from cxp2p.records import ChatJob, Countersign, FailureCode, Order, Receipt
+from cxp2p.records import Countersign, FailureCode, Job, Order, Receipt, service_of
 from cxp2p.wire import decode
 from cxp2p_gateway.asking import Caller, ModelCard, Overloaded
 from cxp2p_gateway.listing import KnownModels, cards, live
@@ -120,26 +120,26 @@ class Dispatch:
 
     # Jobs.
 
-    async def run(self, caller: Caller, generation: str, job: ChatJob, emit: Emit, *, deadline_s: float) -> Outcome:
+    async def run(self, caller: Caller, generation: str, job: Job, emit: Emit, *, deadline_s: float) -> Outcome:
         """Does one job on the caller's account; see `Door.run`. Raises what it says there, and StoreError."""
         if self.running >= self._options.jobs_max:
             raise Overloaded(self._options.retry_after_s)
         self.running += 1
         try:
             ends_at = trio.current_time() + deadline_s
-            await self._await_first_node(job.model, deadline_s)
+            await self._await_first_node(job, deadline_s)
             left_s = max(0.0, ends_at - trio.current_time())
             books = JobBooks(self._store, caller, generation, self._wall_ms, left_s)
             return await self._net.run(job, emit, books, deadline_s=left_s)
         finally:
             self.running -= 1
 
-    async def _await_first_node(self, model: str, deadline_s: float) -> None:
-        """While the gateway is young: waits until `model` is offered. Raises NoNode, or JobFailed at the deadline."""
+    async def _await_first_node(self, job: Job, deadline_s: float) -> None:
+        """While the gateway is young: waits until its model is offered. Raises NoNode, or JobFailed at the deadline."""
         if trio.current_time() >= self._opened_at + self._options.young_s:
             return
         try:
-            await self._net.find(model, min(self._options.patience_s, deadline_s))
+            await self._net.find(job.model, min(self._options.patience_s, deadline_s), service_of(job))
         except NoNode:
             if deadline_s <= self._options.patience_s:
                 raise JobFailed(FailureCode.TIMEOUT, f"no node was found in {deadline_s:g} s") from None

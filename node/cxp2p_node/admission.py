@@ -25,12 +25,14 @@ class Desk:
     first_piece_ms: float = 0.0
     units_per_s: float = 0.0
 
-    def load(self) -> Load:
+    def load(self, loading_ms: int = 0) -> Load:
+        """How busy it is. `loading_ms`: as the engine says."""
         return Load(
             running=self.running,
             queued=self.queued,
             first_piece_ms=round(min(self.first_piece_ms, COUNT_MAX)),
             units_per_s=round(min(self.units_per_s, COUNT_MAX)),
+            loading_ms=loading_ms,
         )
 
 

@@ -51,7 +51,7 @@ def run_(
             await fetch_models(settings, progress)
         async with open_node(settings) as running:
             peer, addresses = running.network.peer, running.network.addresses
-            served = list(running.benches)
+            served = [model for _, model in running.benches]
             facts = {"event": "ready", "peer": peer, "addresses": addresses, "models": served}
             announce(facts, f"node {peer} serves {', '.join(served)} at {' '.join(addresses)}", as_json=as_json)
             await draining.wait()

@@ -15,25 +15,28 @@ from cxp2p.lanes import NodeLanes
 from cxp2p.net import Stream
 from cxp2p.net.pump import Conversation, hear_ask, join_pieces, split_piece, weigh
 from cxp2p.records import (
+    JOB_OF,
     Accepted,
     Ask,
     Cancel,
     Capability,
-    ChatJob,
     Countersign,
     CountersignSent,
     Failure,
     FailureCode,
     Finish,
+    Job,
     Order,
     Piece,
     Receipt,
     ReceiptSent,
     Refusal,
     RefusalCode,
+    Service,
     Usage,
 )
 from cxp2p.session import Event, Side
+from cxp2p.units import Output, input_units_max
 from cxp2p.wire import decode, encode
 from cxp2p_node.admission import Desk, decide, measure
 from cxp2p_node.engines import Engine
@@ -69,7 +72,7 @@ class Bench:
             prices=described.prices,
             slots=self.desk.slots,
             queue_max=self.desk.queue_max,
-            load=self.desk.load(),
+            load=self.desk.load(described.load.loading_ms),
         )
 
 
@@ -89,16 +92,15 @@ class _Work:
 
     order: Order
     order_envelope: bytes
-    job: ChatJob
+    job: Job
     bench: Bench
-    input_units_max: int
+    in_max: int
     t_accept_ms: int
-    started: float
+    output: Output
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     conversation: trio.CancelScope = field(default_factory=trio.CancelScope)
     in_units: int = 0
     cached_units: int = 0
-    token_ids: list[int] = field(default_factory=list)
     t_first_ms: int = 0
     first_piece_at: float = 0.0
     queued: bool = True
@@ -115,7 +117,7 @@ class Serving:
     def __init__(
         self,
         identity: Identity,
-        benches: Mapping[str, Bench],
+        benches: Mapping[tuple[Service, str], Bench],
         lanes: NodeLanes,
         wall_ms: Callable[[], int],
         changed: Callable[[], None],
@@ -191,7 +193,7 @@ class Serving:
             order = decode(Order, opened.body)
         except RemoteProtocolError as error:
             return _no(RefusalCode.ORDER_INVALID, str(error))
-        found = self._benches.get(order.model)
+        found = self._benches.get((order.service, order.model))
         capability = found.engine.describe() if found else None
         commit = receipts.request_commit(ask.salt, ask.request)
         refusal = self._lanes.check(opened.peer, asker, order, commit, capability, wall_ms)
@@ -200,7 +202,7 @@ class Serving:
         assert found is not None
         assert capability is not None
         try:
-            job = decode(ChatJob, ask.request)
+            job = decode(JOB_OF[order.service], ask.request)
         except RemoteProtocolError as error:
             return _no(RefusalCode.REQUEST_INVALID, str(error))
         if job.model != order.model:
@@ -208,8 +210,8 @@ class Serving:
         refusal = decide(found.desk, ready=found.engine.ready, draining=self.draining)
         if refusal is not None:
             return refusal
-        in_max = receipts.input_units_max(ask.request, capability.context_units)
-        return _Work(order, opened.envelope, job, found, in_max, wall_ms, trio.current_time())
+        in_max = input_units_max(job, ask.request, capability.context_units)
+        return _Work(order, opened.envelope, job, found, in_max, wall_ms, Output(order.service))
 
     # Doing.
 
@@ -242,7 +244,7 @@ class Serving:
         async def emit(piece: Piece) -> None:
             for part in split_piece(piece):
                 await self._hand_over(work, ahead, part)
-                work.token_ids.extend(part.token_ids)
+                work.output.add(part)
                 if not work.first_piece_at:
                     work.first_piece_at = trio.current_time()
                     work.t_first_ms = self._wall_ms()
@@ -260,7 +262,7 @@ class Serving:
             with trio.fail_after(JOB_S_MAX):
                 usage = await work.bench.engine.run(work.job, work.order.seed, work.order.max_out, emit, counted)
             first = work.first_piece_at or trio.current_time()
-            measure(desk, (trio.current_time() - begun) * 1000, (first - begun) * 1000, len(work.token_ids))
+            measure(desk, (trio.current_time() - begun) * 1000, (first - begun) * 1000, work.output.units)
             work.in_units, work.cached_units = usage.in_units, usage.cached_units
             return usage
         except JobFailed as error:
@@ -285,7 +287,7 @@ class Serving:
     def _check_prompt(self, work: _Work) -> None:
         """Raises JobFailed for a prompt that the order does not pay, unless it is our own template that is so long."""
         order = work.order
-        if order.max_in < work.in_units and order.max_in < work.input_units_max:
+        if order.max_in < work.in_units and order.max_in < work.in_max:
             why = f"the prompt has {work.in_units} units, the order allows {order.max_in}"
             raise JobFailed(FailureCode.REQUEST_UNSUPPORTED, why, order.max_in, work.in_units)
 
@@ -293,7 +295,7 @@ class Serving:
         """Signs for what was delivered. From here on it counts as owed until it is countersigned."""
         order, wall_ms = work.order, self._wall_ms()
         in_units = min(work.in_units, order.max_in)
-        charge = receipts.charge_owed(order.prices, finish, in_units, len(work.token_ids))
+        charge = receipts.charge_owed(order.prices, finish, in_units, work.output.units)
         receipt = Receipt(
             order_hash=receipts.digest(work.order_envelope),
             gateway=order.gateway,
@@ -307,13 +309,13 @@ class Serving:
             runtime=work.bench.engine.describe().runtime,
             in_units=in_units,
             cached_units=min(work.cached_units, in_units),
-            out_units=len(work.token_ids),
+            out_units=work.output.units,
             t_accept_ms=work.t_accept_ms,
             t_first_ms=max(work.t_accept_ms, work.t_first_ms or wall_ms),
             t_end_ms=max(work.t_accept_ms, work.t_first_ms, wall_ms),
             finish=finish,
             request_commit=order.request_commit,
-            output_commit=receipts.output_commit(work.token_ids),
+            output_commit=work.output.commit(),
             seed=order.seed,
             resume_of=order.resume_of,
             offset=order.offset,

@@ -19,7 +19,7 @@ from cxp2p.records import (
 from liars import Behaviour, Told, hold_on, liar
 from worlds import Ledgerbook, ScriptedEngine, ask, capability, chat_job, settled, world
 
-BEST = Load(running=0, queued=0, first_piece_ms=1, units_per_s=10**6)
+BEST = Load(running=0, queued=0, first_piece_ms=1, units_per_s=10**6, loading_ms=0)
 
 
 async def full(told: Told) -> None:

@@ -17,7 +17,7 @@ from trio.testing import MockClock
 from cxp2p.client import Net
 from cxp2p.errors import CxError
 from cxp2p.net.memory import MemoryNetwork
-from cxp2p.records import Piece, Verdict
+from cxp2p.records import Piece, Service, Verdict
 from cxp2p_node.app import Node
 from worlds import Ledgerbook, ScriptedEngine, chat_job, settled, world
 
@@ -115,7 +115,7 @@ async def fight(blow: Blow, at: int, *, any_task: bool, others: int) -> bool:
 
 
 def _check_all_is_over(one: Fight, books: Ledgerbook) -> None:
-    bench, serving = one.node.benches["echo"], one.node.serving
+    bench, serving = one.node.benches[Service.CHAT, "echo"], one.node.serving
     assert not books.held, "a hold did not end"
     assert (bench.desk.running, bench.desk.queued, bench.places.borrowed_tokens) == (0, 0, 0)
     assert (serving._jobs, serving._intake.held) == (0, 0)

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from cxp2p import protocols
 from cxp2p.errors import JobFailed, JobRefused, NoNode, PeerUnreachable
 from cxp2p.net.memory import MemoryNetwork
-from cxp2p.records import FailureCode, Finish, Piece, RefusalCode, Verdict
+from cxp2p.records import FailureCode, Finish, Piece, RefusalCode, Service, Verdict
 from worlds import EPOCH_MS, Ledgerbook, ScriptedEngine, ask, chat_job, settled, world
 
 
@@ -167,7 +167,7 @@ async def test_a_vanished_asker_stops_the_engine_within_100_ms(autojump_clock: M
             await node.serving.idle()
 
         assert engine.stopped_at[0] - broken_at < 0.1
-        desk = node.benches["echo"].desk
+        desk = node.benches[Service.CHAT, "echo"].desk
         assert (desk.running, desk.queued) == (0, 0)
         assert node.serving._lanes.exposure(net.peer, here.wall_ms()) == 50 + 2 * engine.made
 

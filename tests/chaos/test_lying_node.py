@@ -21,10 +21,11 @@ from cxp2p.records import (
     RefusalCode,
     Verdict,
 )
+from cxp2p.wire import encode_frame
 from liars import Behaviour, Told, hold_on, liar
 from worlds import Ledgerbook, ScriptedEngine, ask, chat_job, settled, world
 
-BEST = Load(running=0, queued=0, first_piece_ms=1, units_per_s=10**6)
+BEST = Load(running=0, queued=0, first_piece_ms=1, units_per_s=10**6, loading_ms=0)
 STRANGER = identity_from_seed(b"s" * 32)
 
 
@@ -226,7 +227,7 @@ async def test_text_without_units_ends_soon(
         await told.accept()
         while sent < 50_000_000:
             await told.talk.say(piece)
-            sent += 30 + len(piece.text) + len(piece.reasoning)
+            sent += len(encode_frame(piece))
         await hold_on(told)
 
     async def then(net: Net, books: Ledgerbook) -> None:

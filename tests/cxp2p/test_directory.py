@@ -167,8 +167,8 @@ def test_an_answer_of_the_exchange_fits_its_limit() -> None:
 def test_an_idle_node_comes_before_a_busy_one() -> None:
     """The estimated wait decides: load, our own jobs there, and the node's own speed."""
     directory = Directory()
-    busy = Load(running=2, queued=3, first_piece_ms=100, units_per_s=10)
-    idle = Load(running=0, queued=0, first_piece_ms=100, units_per_s=10)
+    busy = Load(running=2, queued=3, first_piece_ms=100, units_per_s=10, loading_ms=0)
+    idle = Load(running=0, queued=0, first_piece_ms=100, units_per_s=10, loading_ms=0)
     learn(directory, offer(PEERS[0], capabilities=(capability(load=busy),)))
     learn(directory, offer(PEERS[1], capabilities=(capability(load=idle),)))
     for peer in PEERS[:2]:

@@ -31,6 +31,8 @@ PIECES = st.builds(
     reasoning=TEXTS,
     calls=CALLS.map(tuple),
     logprobs=st.lists(LOGPROBS, max_size=40).map(tuple),
+    data=st.binary(max_size=40).map(lambda data: data * 2000) | st.just(b""),
+    units=st.integers(0, 9),
 )
 
 
@@ -48,6 +50,8 @@ def meaning(pieces: list[Piece]) -> tuple[object, ...]:
         [token for piece in pieces for token in piece.token_ids],
         [logprob for piece in pieces for logprob in piece.logprobs],
         parts,
+        b"".join(piece.data for piece in pieces),
+        sum(piece.units for piece in pieces),
     )
 
 

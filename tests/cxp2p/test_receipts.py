@@ -13,13 +13,15 @@ from cxp2p.identity import Kind, open_envelope
 from cxp2p.merkle import merkle_root
 from cxp2p.receipts import Delivered, Lane
 from cxp2p.records import Countersign, Finish, Order, Prices, Receipt, Verdict
+from cxp2p.units import output_commit
 from cxp2p.wire import encode
 from orders import GATEWAY, NODE, order, receipt_for
 
 
 def countersign_of(an_order: Order, receipt: Receipt, got: tuple[int, ...], signer: str = NODE.peer) -> Countersign:
     lane = Lane(lane=an_order.lane)
-    return receipts.check_receipt(an_order, b"order", lane, signer, receipt, b"evidence", Delivered(token_ids=got))
+    delivered = Delivered(units=len(got), commit=output_commit(got))
+    return receipts.check_receipt(an_order, b"order", lane, signer, receipt, b"evidence", delivered)
 
 
 def test_an_honest_receipt_is_accepted() -> None:
@@ -111,7 +113,7 @@ def test_the_merkle_root_is_rfc_9162s(leaves: list[bytes]) -> None:
 def test_the_output_commitment_covers_every_token() -> None:
     """Changing, adding or moving one token changes the commitment."""
     ids = tuple(range(100))
-    roots = {receipts.output_commit(v) for v in (ids, ids[:-1], (*ids, 0), (1, 0, *ids[2:]), (*ids[:50], 7, *ids[51:]))}
+    roots = {output_commit(v) for v in (ids, ids[:-1], (*ids, 0), (1, 0, *ids[2:]), (*ids[:50], 7, *ids[51:]))}
 
     assert len(roots) == 5
 

@@ -18,6 +18,7 @@ from cxp2p.records import (
     ChatJob,
     Countersign,
     Finish,
+    Job,
     Order,
     Piece,
     Prices,
@@ -118,7 +119,8 @@ class MemoryDoor:
     def ready(self) -> bool:
         return bool(self.cards)
 
-    async def run(self, caller: Caller, generation: str, job: ChatJob, emit: Emit, *, deadline_s: float) -> Outcome:
+    async def run(self, caller: Caller, generation: str, job: Job, emit: Emit, *, deadline_s: float) -> Outcome:
+        assert isinstance(job, ChatJob)
         run = Run(caller, generation, job, deadline_s)
         self.runs.append(run)
         try:

@@ -29,7 +29,7 @@ def entry(peer: str, *capabilities: Capability, alive_until: float = 10.0, **cha
 
 
 def load(first_piece_ms: int, units_per_s: int) -> Load:
-    return Load(running=0, queued=0, first_piece_ms=first_piece_ms, units_per_s=units_per_s)
+    return Load(running=0, queued=0, first_piece_ms=first_piece_ms, units_per_s=units_per_s, loading_ms=0)
 
 
 def test_the_same_model_on_several_nodes_is_one_card() -> None:

@@ -36,8 +36,8 @@ LONG = encode(chat_job(" ".join(["word"] * 40)))
 
 def idle(door: Gate) -> bool:
     """Whether the node holds nothing for anybody: no place, no slot, no running charge."""
-    desk = door.node.benches["echo"].desk
-    places = door.node.benches["echo"].places
+    desk = door.node.benches[Service.CHAT, "echo"].desk
+    places = door.node.benches[Service.CHAT, "echo"].places
     account = door.node.serving._lanes._accounts.get(door.identity.peer)
     running = account.running_charge if account else 0
     return (desk.running, desk.queued, places.borrowed_tokens, running) == (0, 0, 0, 0)
@@ -198,7 +198,7 @@ async def test_who_does_not_read_holds_no_slot(autojump_clock: MockClock, readin
 
             nursery.start_soon(read)
             await trio.sleep(120)
-            slot_is_free = idle(door) or door.node.benches["echo"].desk.running == 0
+            slot_is_free = idle(door) or door.node.benches[Service.CHAT, "echo"].desk.running == 0
             await trio.sleep(200)
             all_is_free = idle(door)
             nursery.cancel_scope.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeAlias
 
-from cxp2p.records import Capability, ChatJob, Piece, Usage
+from cxp2p.records import Capability, Job, Piece, Usage
 
 Emit: TypeAlias = Callable[[Piece], Awaitable[None]]
 """Takes one piece towards the asker; waits while the asker does not read."""
@@ -27,7 +27,7 @@ class Engine(Protocol):
     def describe(self) -> Capability:
         """What is offered, with zero load: the node fills the load in."""
 
-    async def run(self, job: ChatJob, seed: int, max_out: int, emit: Emit, counted: Counted) -> Usage:
+    async def run(self, job: Job, seed: int, max_out: int, emit: Emit, counted: Counted) -> Usage:
         """Does one job: pieces go to `emit` in order, then the usage is returned.
 
         Cancelling the call stops the work within 100 ms. Everything emitted is whole: text ends at a character, never

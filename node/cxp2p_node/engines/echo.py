@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import trio
 
-from cxp2p.records import Capability, ChatJob, Finish, Load, Piece, Prices, Service, Usage
+from cxp2p.records import Capability, ChatJob, Finish, Job, Load, Piece, Prices, Service, Usage
 from cxp2p_node.engines import Counted, Emit
 from cxp2p_node.engines.text import TextFilter
 
@@ -44,10 +44,11 @@ class Echo:
             prices=self._prices,
             slots=self._slots,
             queue_max=self._queue_max,
-            load=Load(running=0, queued=0, first_piece_ms=0, units_per_s=0),
+            load=Load(running=0, queued=0, first_piece_ms=0, units_per_s=0, loading_ms=0),
         )
 
-    async def run(self, job: ChatJob, seed: int, max_out: int, emit: Emit, counted: Counted) -> Usage:
+    async def run(self, job: Job, seed: int, max_out: int, emit: Emit, counted: Counted) -> Usage:
+        assert isinstance(job, ChatJob)  # no other service is described
         in_units = sum(len(WORD.findall(message.content)) for message in job.messages)
         counted(in_units, 0)
         text = TextFilter(job.stop)

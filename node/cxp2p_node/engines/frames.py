@@ -19,7 +19,7 @@ FRAME_BYTES_MAX: Final = 20 * 1024 * 1024  # a whole job: ASK_BYTES_MAX and some
 
 @record
 class Start:
-    """Node → worker: do this job. `request` is a ChatJob as on the wire; `credit` pieces may be on their way."""
+    """Node → worker: do this job. `request` is a job as on the wire; `credit` pieces may be on their way."""
 
     job: Natural
     request: Blob

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxp2p.records import Capability, ChatJob, Load, Prices, Service, Usage
+from cxp2p.records import Capability, Job, Load, Prices, Service, Usage
 from cxp2p.wire import encode
 from cxp2p_node.engines import Counted, Emit
 from cxp2p_node.engines.supervise import Worker, open_worker
@@ -61,10 +61,10 @@ class Llama:
             prices=settings.prices,
             slots=settings.slots,
             queue_max=settings.queue_max,
-            load=Load(running=0, queued=0, first_piece_ms=0, units_per_s=0),
+            load=Load(running=0, queued=0, first_piece_ms=0, units_per_s=0, loading_ms=0),
         )
 
-    async def run(self, job: ChatJob, seed: int, max_out: int, emit: Emit, counted: Counted) -> Usage:
+    async def run(self, job: Job, seed: int, max_out: int, emit: Emit, counted: Counted) -> Usage:
         return await self.worker.run(encode(job), seed, max_out, emit, counted)
 
 

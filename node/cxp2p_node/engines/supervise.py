@@ -15,6 +15,7 @@ import trio
 from cxp2p.errors import JobFailed, RemoteProtocolError, SettingsError
 from cxp2p.net.tasks import background
 from cxp2p.records import FailureCode, Finish, Usage
+from cxp2p.units import units_of
 from cxp2p_node.engines import Counted as CountedCall
 from cxp2p_node.engines import Emit
 from cxp2p_node.engines.frames import (
@@ -112,7 +113,7 @@ class Worker:
                     in_units, cached_units = message.in_units, message.cached_units
                     counted(in_units, cached_units)
                 case Made():
-                    out_units += len(message.piece.token_ids)
+                    out_units += units_of(message.piece)
                     if out_units > start.max_out:
                         reason = f"the worker of {self.name} made more than the {start.max_out} units ordered"
                         raise JobFailed(FailureCode.INTERNAL, reason)
