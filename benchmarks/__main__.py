@@ -16,11 +16,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import engine, wire
+from benchmarks import engine, path, wire
 from benchmarks.figures import Figure
 
 BENCHMARKS: Final[Mapping[str, Callable[[float], list[Figure]]]] = MappingProxyType(
-    {"engine": engine.measure, "wire": wire.measure}
+    {"engine": engine.measure, "path": path.measure, "wire": wire.measure}
 )
 RESULTS = Path(__file__).parent / "results"
 
@@ -34,13 +34,23 @@ def main(names: tuple[str, ...], seconds: float, as_json: bool) -> None:
     results = {name: BENCHMARKS[name](seconds) for name in names or sorted(BENCHMARKS)}
     RESULTS.mkdir(exist_ok=True)
     for name, figures in results.items():
-        rows = [{**asdict(figure), "ratio": figure.ratio} for figure in figures]
+        rows = [
+            {**asdict(figure), "ratio": figure.ratio, "goal": _goal(figure), "met": figure.met} for figure in figures
+        ]
         text = json.dumps({"benchmark": name, "machine": _machine(), "figures": rows}, indent=2)
         (RESULTS / f"{name}.json").write_text(text + "\n")
         if as_json:
             click.echo(text)
         else:
             _print(name, figures)
+
+
+def _row(figure: Figure) -> dict[str, object]:
+    return {**asdict(figure), "ratio": figure.ratio, "goal": _goal(figure), "met": figure.met}
+
+
+def _goal(figure: Figure) -> str | None:
+    return None if figure.goal is None else str(figure.goal)
 
 
 def _machine() -> dict[str, object]:
@@ -66,12 +76,18 @@ def _print(name: str, figures: list[Figure]) -> None:
     table.add_column("figure", no_wrap=True)
     for heading in ("ours", "least", "most", "peer", "ratio"):
         table.add_column(heading, justify="right")
-    table.add_column("peer is")
+    for heading in ("goal", "", "peer is"):
+        table.add_column(heading)
     for figure in figures:
         ours, peer = figure.ours, figure.peer
-        numbers = (f"{rate:,.0f}" for rate in (ours.median, ours.least, ours.most, peer.median))
-        table.add_row(figure.name, *numbers, f"{figure.ratio:.2f}", figure.peer_is)
+        numbers = (_number(rate) for rate in (ours.median, ours.least, ours.most, peer.median))
+        met = {None: "", True: "met", False: "missed"}[figure.met]
+        table.add_row(figure.name, *numbers, f"{figure.ratio:.2f}", _goal(figure) or "", met, figure.peer_is)
     Console(width=max(100, Console().width)).print(table)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":

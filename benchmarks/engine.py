@@ -52,8 +52,7 @@ Burst: TypeAlias = Callable[[list[list[dict[str, str]]]], Awaitable[Turn]]
 
 def measure(seconds: float) -> list[Figure]:
     """Tokens/s at 1, 4, 8 and 16 jobs at once, and how fast a shared prompt is taken up. Takes minutes."""
-    if find_spec("xllamacpp") is None:
-        raise click.ClickException("the peer is missing: pip install 'cxp2p[bench]'")
+    require_peer()
     entry = look_up(MODEL)
     path = Store(default_data_path("models")).pull(entry, lambda what, done, total: None)
     figures: list[Figure] = []
@@ -62,11 +61,17 @@ def measure(seconds: float) -> list[Figure]:
     return figures
 
 
+def require_peer() -> None:
+    """Raises ClickException if `xllamacpp` is not installed."""
+    if find_spec("xllamacpp") is None:
+        raise click.ClickException("the peer is missing: pip install 'cxp2p[bench]'")
+
+
 async def _measure(path: Path, slots: int) -> list[Figure]:
     async with _ours(path, slots) as ours, _peer(path, slots) as peer:
         turns: dict[str, list[Turn]] = {"ours": [], "peer": []}
         for round_ in range(ROUNDS + 1):
-            talks = [_talk(round_ * slots + number, number) for number in range(slots)]
+            talks = [talk(round_ * slots + number, number) for number in range(slots)]
             for name, burst in (("ours", ours), ("peer", peer)):
                 turn = await burst(talks)
                 if round_:  # the first one warms up
@@ -74,8 +79,8 @@ async def _measure(path: Path, slots: int) -> list[Figure]:
         figures = [
             Figure(
                 name=f"{slots} at once, tokens/s",
-                ours=_rate([turn.rate for turn in turns["ours"]]),
-                peer=_rate([turn.rate for turn in turns["peer"]]),
+                ours=Rate.of([turn.rate for turn in turns["ours"]]),
+                peer=Rate.of([turn.rate for turn in turns["peer"]]),
                 peer_is=PEER,
             )
         ]
@@ -94,11 +99,14 @@ async def _shared_prompt(ours: Burst, peer: Burst) -> Figure:
             if number:
                 firsts[name].append(1000 / turn.first_ms)
     return Figure(
-        name="shared 600 tokens, first tokens/s", ours=_rate(firsts["ours"]), peer=_rate(firsts["peer"]), peer_is=PEER
+        name="shared 600 tokens, first tokens/s",
+        ours=Rate.of(firsts["ours"]),
+        peer=Rate.of(firsts["peer"]),
+        peer_is=PEER,
     )
 
 
-def _talk(seed: int, number: int) -> list[dict[str, str]]:
+def talk(seed: int, number: int) -> list[dict[str, str]]:
     before = f"Fact {seed} is of no use here. " * LENGTHS[number % len(LENGTHS)]
     return [{"role": "user", "content": f"{before}Write a long story about a dog named {seed}."}]
 
@@ -182,7 +190,3 @@ async def _peer(path: Path, slots: int) -> AsyncIterator[Burst]:
         process.kill()
         with trio.CancelScope(shield=True):
             await process.wait()
-
-
-def _rate(values: list[float]) -> Rate:
-    return Rate(median=statistics.median(values), least=min(values), most=max(values))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TypeAlias
@@ -21,19 +21,61 @@ class Rate:
     least: float
     most: float
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Rate:
+        """Of the values of some rounds."""
+        return cls(median=median(values), least=min(values), most=max(values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What a figure should reach: at least a ratio of the peer's, or at most so much more than the peer's."""
+
+    ratio: float | None = None
+    ratio_max: float | None = None
+    difference_max: float | None = None
+    difference_of_most_max: float | None = None
+
+    def met(self, ours: Rate, peer: Rate) -> bool:
+        return (
+            (self.ratio is None or ours.median >= self.ratio * peer.median)
+            and (self.ratio_max is None or ours.median <= self.ratio_max * peer.median)
+            and (self.difference_max is None or ours.median - peer.median <= self.difference_max)
+            and (self.difference_of_most_max is None or ours.most - peer.most <= self.difference_of_most_max)
+        )
+
+    def __str__(self) -> str:
+        parts = [
+            f"{sign}{value:g}{unit}"
+            for sign, value, unit in (
+                ("≥ ", self.ratio, "x"),
+                ("≤ ", self.ratio_max, "x"),
+                ("≤ +", self.difference_max, ""),
+                ("most ≤ +", self.difference_of_most_max, ""),
+            )
+            if value is not None
+        ]
+        return ", ".join(parts)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One measurement. `ratio` is ours over the peer's; `peer_is` says what the peer is. Higher is better."""
+    """One measurement. `ratio` is ours over the peer's; `peer_is` says what the peer is. The unit is in the name."""
 
     name: str
     ours: Rate
     peer: Rate
     peer_is: str
+    goal: Goal | None = None
 
     @property
     def ratio(self) -> float:
         return self.ours.median / self.peer.median
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is reached; None without one."""
+        return self.goal.met(self.ours, self.peer) if self.goal else None
 
 
 def side_by_side(name: str, ours: Work, peer: Work, peer_is: str, seconds: float) -> Figure:
@@ -44,7 +86,7 @@ def side_by_side(name: str, ours: Work, peer: Work, peer_is: str, seconds: float
     for _ in range(ROUNDS):
         for work in (ours, peer):
             rates[work].append(_rate(work, batches[work]))
-    return Figure(name=name, ours=_summary(rates[ours]), peer=_summary(rates[peer]), peer_is=peer_is)
+    return Figure(name=name, ours=Rate.of(rates[ours]), peer=Rate.of(rates[peer]), peer_is=peer_is)
 
 
 def _batch(work: Work, seconds: float) -> int:
@@ -60,7 +102,3 @@ def _rate(work: Work, count: int) -> float:
     for _ in range(count):
         work()
     return count / (time.perf_counter() - started)
-
-
-def _summary(rates: list[float]) -> Rate:
-    return Rate(median=median(rates), least=min(rates), most=max(rates))
