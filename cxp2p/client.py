@@ -19,14 +19,14 @@ from cxp2p.directory import Directory, Entry
 from cxp2p.errors import NoNode
 from cxp2p.identity import Identity, new_identity
 from cxp2p.net import Network
-from cxp2p.net.ask import DEADLINE_S, Asker, Books, Emit, Outcome, Settlement
+from cxp2p.net.ask import DEADLINE_S, Asker, Books, Emit, Judge, Outcome, Settlement
 from cxp2p.net.discover import Discovery, offer_sequence
 from cxp2p.net.tasks import background
 from cxp2p.records import ChatJob, Finish, Job, Message, Order, Piece, Role, Sampling, Service
 
 PATIENCE_S = 15.0  # a fresh peer needs seconds to find its first node
 
-__all__ = ["Answer", "Books", "Emit", "Net", "Outcome", "Settlement", "connect", "wall_ms"]
+__all__ = ["Answer", "Books", "Emit", "Judge", "Net", "Outcome", "Settlement", "connect", "wall_ms"]
 
 
 def wall_ms() -> int:
@@ -109,9 +109,11 @@ class Net:
         finish = outcome.settlement.receipt.finish
         return Answer(text="".join(texts), token_ids=tuple(token_ids), finish=finish, outcome=outcome)
 
-    async def run(self, job: Job, emit: Emit, books: Books, *, deadline_s: float = DEADLINE_S) -> Outcome:
+    async def run(
+        self, job: Job, emit: Emit, books: Books, *, deadline_s: float = DEADLINE_S, judge: Judge | None = None
+    ) -> Outcome:
         """One job, its pieces to `emit`, its money to `books`: what a gateway calls. See `cxp2p.net.ask.Asker.run`."""
-        return await self._asker.run(job, emit, books, deadline_s=deadline_s)
+        return await self._asker.run(job, emit, books, deadline_s=deadline_s, judge=judge)
 
     async def find(self, model: str, patience_s: float = PATIENCE_S, service: Service = Service.CHAT) -> None:
         """Waits until a live node offers `model`. Raises NoNode after `patience_s`."""

@@ -62,6 +62,10 @@ class JobFailed(CxError):
         self.actual = actual
 
 
+class AnswerRefused(CxError):
+    """The answer is whole, and not what the job demanded: its asker's own check says so. It costs nothing."""
+
+
 class NoNode(CxError):
     """No live node offers this model. See `cxp2p offers` for what the network serves now."""
 

@@ -99,7 +99,8 @@ class ChatJob:
 
     `tool_name`: the tool that ToolMode.NAMED means. `schema`: of AnswerForm.JSON_SCHEMA, as JSON text. `logprobs`: how
     many alternatives to tell for each token; None: none, and not the token's own either. `cache_salt`: what was
-    computed for a prompt may be used again only for a job of the same salt.
+    computed for a prompt may be used again only for a job of the same salt. `thinking`: whether a model that can think
+    before it answers should; None: as its template has it.
     """
 
     model: Name
@@ -115,6 +116,7 @@ class ChatJob:
     schema: Text = ""
     logprobs: Annotated[int, Strict(), Ge(0), Le(20)] | None = None
     cache_salt: Annotated[bytes, Strict(), MaxLen(32)] = b""
+    thinking: Flag | None = None
 
 
 Tokens = Annotated[tuple[TokenId, ...], Len(1, 131_072)]

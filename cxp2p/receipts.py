@@ -95,11 +95,15 @@ def advance(lane: Lane, receipt_envelope: bytes, charge: int) -> Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered:
-    """What the asker itself knows: what arrived, see `cxp2p.units.Output`, and whether it cancelled."""
+    """What the asker itself knows: what arrived, see `cxp2p.units.Output`, and whether it cancelled.
+
+    `fault`: what is wrong with the answer itself, if the job demanded a form and the asker looked.
+    """
 
     units: int
     commit: bytes
     cancelled: bool = False
+    fault: str = ""
 
 
 def check_receipt(
@@ -168,4 +172,4 @@ def _miscount(order: Order, lane: Lane, receipt: Receipt, got: Delivered, owed: 
         return "nobody cancelled"
     if not receipt.t_accept_ms <= receipt.t_first_ms <= receipt.t_end_ms:
         return "times are not in order"
-    return ""
+    return got.fault

@@ -25,7 +25,7 @@ from cxp2p.errors import (
 from cxp2p.identity import Identity, Kind
 from cxp2p.lanes import FreeLanes
 from cxp2p.net import Network
-from cxp2p.net.attempt import STALL_S, Attempt, Books, Emit, Settlement
+from cxp2p.net.attempt import STALL_S, Attempt, Books, Emit, Judge, Settlement
 from cxp2p.net.discover import Discovery
 from cxp2p.records import Capability, ChatJob, FailureCode, Job, RefusalCode, Verdict, service_of
 from cxp2p.routing import Blame, Candidate, Fault, blame, most_it_costs, rank, remaining, too_dear, worst
@@ -37,7 +37,7 @@ ATTEMPTS_MAX = 3
 DEADLINE_S = 600.0
 REQUEST_BYTES_MAX = protocols.ASK_BYTES_MAX - protocols.ENVELOPE_BYTES_MAX - 1024
 
-__all__ = ["DEADLINE_S", "Asker", "Books", "Emit", "Outcome", "Settlement"]
+__all__ = ["DEADLINE_S", "Asker", "Books", "Emit", "Judge", "Outcome", "Settlement"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,7 @@ class _Run:
     request: bytes
     emit: Emit
     books: Books
+    judge: Judge | None
     tried: list[str]
     faults: list[Fault]
     begun: float = math.inf
@@ -82,16 +83,19 @@ class Asker:
         self._rng = rng
         self._lanes = FreeLanes(lambda: rng.randbytes(16))
 
-    async def run(self, job: Job, emit: Emit, books: Books, *, deadline_s: float = DEADLINE_S) -> Outcome:
+    async def run(
+        self, job: Job, emit: Emit, books: Books, *, deadline_s: float = DEADLINE_S, judge: Judge | None = None
+    ) -> Outcome:
         """Does one job: pieces go to `emit` in order, the signed outcome is returned.
 
         Until the first piece a failure moves on to the next node unseen, at most 3 nodes. Cancelling the call tells
         the node at once and settles what was delivered; so does an `emit` that raises. If the best node costs more
         than the account has, the cheapest is asked. Raises NoNode, JobRefused (every node said no, or the request is
         too large for any), JobFailed (after the first piece, or the request itself cannot be done), PeerUnreachable,
-        InsufficientCredit.
+        InsufficientCredit. An answer with which `judge` finds fault is disputed, so that it costs nothing, its node is
+        asked last for a while, and AnswerRefused is raised.
         """
-        run = _Run(job, encode(job), emit, books, [], [])
+        run = _Run(job, encode(job), emit, books, judge, [], [])
         if len(run.request) > REQUEST_BYTES_MAX:
             why = f"the request has {len(run.request)} bytes, the limit is {REQUEST_BYTES_MAX}"
             raise JobRefused(RefusalCode.REQUEST_INVALID, why)
@@ -167,6 +171,7 @@ class Asker:
             bytes_max=units.answer_bytes_max(job, max_out),
             started=trio.current_time(),
             output=units.Output(order.service),
+            judge=run.judge,
         )
 
     async def _attempt(self, attempt: Attempt, run: _Run, entry: Entry) -> None:
@@ -206,6 +211,8 @@ class Asker:
         if attempt.settlement is not None and not attempt.broken_off:
             if attempt.settlement.countersign.verdict is Verdict.ACCEPTED:
                 self._directory.welcome(node, now)
+            elif attempt.fault and attempt.settlement.countersign.reason == attempt.fault:
+                self._directory.full(node, now, 0)
             else:
                 self._directory.suspend(node, now)
 

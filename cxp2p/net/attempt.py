@@ -10,7 +10,15 @@ from typing import Protocol, TypeAlias
 import trio
 
 from cxp2p import receipts
-from cxp2p.errors import CxError, JobFailed, JobRefused, PeerUnreachable, RemoteProtocolError, one_line
+from cxp2p.errors import (
+    AnswerRefused,
+    CxError,
+    JobFailed,
+    JobRefused,
+    PeerUnreachable,
+    RemoteProtocolError,
+    one_line,
+)
 from cxp2p.identity import Identity, Kind, open_envelope
 from cxp2p.net import Network
 from cxp2p.net.pump import Conversation, converse
@@ -40,9 +48,13 @@ STALL_S = (
 )
 SETTLE_S = 2.0  # how long a cancelled job waits for the receipt of what was delivered, and any job for its books
 RETRY_MS_MAX = 60_000  # what a node may say of coming back
+JUDGE_S = 5.0  # what looking at a whole answer may take; one that takes longer is accepted
 
 Emit: TypeAlias = Callable[[Piece], Awaitable[None]]
 """Takes one piece of the answer; waits while the reader does not read."""
+
+Judge: TypeAlias = Callable[[Finish], Awaitable[str]]
+"""Says what is wrong with a whole answer that ended like this, in words for its node; "" if nothing is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +98,8 @@ class Attempt:
     bytes_max: int
     started: float
     output: Output
+    judge: Judge | None = None
+    fault: str = ""
     asked_at: float | None = None
     bytes_in: int = 0
     emitted: bool = False
@@ -99,14 +113,17 @@ class Attempt:
     async def run(self, network: Network, emit: Emit, books: Books) -> None:
         """From the held order to the settled receipt.
 
-        Raises PeerUnreachable, RemoteProtocolError, JobRefused, JobFailed, and what `emit` and `books` raise: then the
-        node is told to stop, and what it delivered is settled, if it tells soon enough. The same after a cancel.
+        Raises PeerUnreachable, RemoteProtocolError, JobRefused, JobFailed, AnswerRefused, and what `emit` and `books`
+        raise: then the node is told to stop, and what it delivered is settled, if it tells soon enough. The same after
+        a cancel.
         """
         async with converse(network, self.order.node, self._count) as talk:
             try:
                 await talk.say(Ask(order=self.envelope, salt=self.salt, request=self.request))
                 self.asked_at = trio.current_time()
                 await self._listen(talk, emit)
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + JUDGE_S):
+                    self.fault = await self._judged()
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_S):
                     await self._settle(talk, books)
             except (PeerUnreachable, RemoteProtocolError, JobFailed, JobRefused):
@@ -155,12 +172,22 @@ class Attempt:
             self.emitted = True
             await emit(piece)
 
+    async def _judged(self) -> str:
+        """What the judge says, cut to what a countersign holds."""
+        if self.judge is None:
+            return ""
+        assert self.receipt_envelope is not None
+        receipt = decode(Receipt, open_envelope(Kind.RECEIPT, self.receipt_envelope).body)
+        return one_line(await self.judge(receipt.finish))
+
     async def _settle(self, talk: Conversation, books: Books) -> None:
         """Checks the receipt, countersigns it, posts it. Raises ReceiptInvalid; a dispute is posted at no charge."""
         assert self.receipt_envelope is not None
         opened = open_envelope(Kind.RECEIPT, self.receipt_envelope)
         receipt = decode(Receipt, opened.body)
-        got = receipts.Delivered(units=self.output.units, commit=self.output.commit(), cancelled=self.cancelled)
+        got = receipts.Delivered(
+            units=self.output.units, commit=self.output.commit(), cancelled=self.cancelled, fault=self.fault
+        )
         countersign = receipts.check_receipt(
             self.order, self.envelope, self.lane, opened.peer, receipt, opened.envelope, got
         )
@@ -211,6 +238,8 @@ class Attempt:
             finish = self.settlement.receipt.finish
             code = FailureCode.TIMEOUT if finish is Finish.TIMEOUT else FailureCode.ENGINE_DIED
             raise JobFailed(code, f"the node ended the job: {finish}")
+        if self.fault:
+            raise AnswerRefused(self.fault)
 
 
 def refused_with(refusal: Refusal) -> JobRefused:

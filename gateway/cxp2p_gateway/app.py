@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from cxp2p.client import Emit, Net, Outcome, Settlement, join, wall_ms
+from cxp2p.client import Emit, Judge, Net, Outcome, Settlement, join, wall_ms
 from cxp2p.paths import default_data_path
 from cxp2p.peer import open_peer
 from cxp2p.records import Job
@@ -45,11 +45,20 @@ class GatewayDoor:
     def ready(self) -> bool:
         return self._dispatch.ready()
 
-    async def run(self, caller: Caller, generation: str, job: Job, emit: Emit, *, deadline_s: float) -> Outcome:
-        return await self._dispatch.run(caller, generation, job, emit, deadline_s=deadline_s)
+    async def run(
+        self,
+        caller: Caller,
+        generation: str,
+        job: Job,
+        emit: Emit,
+        *,
+        deadline_s: float,
+        judge: Judge | None = None,
+    ) -> Outcome:
+        return await self._dispatch.run(caller, generation, job, emit, deadline_s=deadline_s, judge=judge)
 
-    async def receipt(self, caller: Caller, generation: str) -> Settlement | None:
-        return await self._dispatch.receipt(caller, generation)
+    async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
+        return await self._dispatch.receipts(caller, generation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

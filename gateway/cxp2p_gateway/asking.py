@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from cxp2p.client import Emit, Outcome, Settlement
+from cxp2p.client import Emit, Judge, Outcome, Settlement
 from cxp2p.errors import CxError
 from cxp2p.records import Job, Prices, Service
 
@@ -18,6 +18,7 @@ __all__ = [
     "Caller",
     "Door",
     "Emit",
+    "Judge",
     "KeyForbids",
     "Limit",
     "ModelCard",
@@ -105,14 +106,27 @@ class Door(Protocol):
     def ready(self) -> bool:
         """Whether at least one live node is known."""
 
-    async def run(self, caller: Caller, generation: str, job: Job, emit: Emit, *, deadline_s: float) -> Outcome:
+    async def run(
+        self,
+        caller: Caller,
+        generation: str,
+        job: Job,
+        emit: Emit,
+        *,
+        deadline_s: float,
+        judge: Judge | None = None,
+    ) -> Outcome:
         """Does one job for `caller`: pieces go to `emit` in order, then the signed outcome is returned.
 
         Until the first piece a failure moves on to another node unseen. Cancelling the call stops the node at once and
-        settles what was delivered. The outcome is kept under `generation`, so that `receipt` finds it. Raises NoNode,
-        JobRefused (every node said no), JobFailed, PeerUnreachable, InsufficientCredit, KeyForbids, RateLimited,
-        Overloaded. JobFailed(TIMEOUT) after `deadline_s`.
+        settles what was delivered. The outcome is kept under `generation`, so that `receipts` finds it. An answer in
+        which `judge` finds a fault costs nothing. Raises NoNode, JobRefused (every node said no), JobFailed,
+        PeerUnreachable, InsufficientCredit, AnswerRefused (by `judge`), KeyForbids, RateLimited, Overloaded.
+        JobFailed(TIMEOUT) after `deadline_s`.
         """
 
-    async def receipt(self, caller: Caller, generation: str) -> Settlement | None:
-        """What was signed for one of the caller's own generations; None for others' and unknown ones."""
+    async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
+        """What was signed for one of the caller's own generations, oldest first; empty for others' and unknown ones.
+
+        There are several if the request was several jobs, or if an answer was refused.
+        """

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from cxp2p.client import Emit, Net, Outcome, Settlement
+from cxp2p.client import Emit, Judge, Net, Outcome, Settlement
 from cxp2p.errors import JobFailed, NoNode, RemoteProtocolError
 from cxp2p.identity import Kind, open_envelope
 from cxp2p.net.tasks import background
@@ -120,7 +120,16 @@ class Dispatch:
 
     # Jobs.
 
-    async def run(self, caller: Caller, generation: str, job: Job, emit: Emit, *, deadline_s: float) -> Outcome:
+    async def run(
+        self,
+        caller: Caller,
+        generation: str,
+        job: Job,
+        emit: Emit,
+        *,
+        deadline_s: float,
+        judge: Judge | None = None,
+    ) -> Outcome:
         """Does one job on the caller's account; see `Door.run`. Raises what it says there, and StoreError."""
         if self.running >= self._options.jobs_max:
             raise Overloaded(self._options.retry_after_s)
@@ -130,7 +139,7 @@ class Dispatch:
             await self._await_first_node(job, deadline_s)
             left_s = max(0.0, ends_at - trio.current_time())
             books = JobBooks(self._store, caller, generation, self._wall_ms, left_s)
-            return await self._net.run(job, emit, books, deadline_s=left_s)
+            return await self._net.run(job, emit, books, deadline_s=left_s, judge=judge)
         finally:
             self.running -= 1
 
@@ -145,15 +154,15 @@ class Dispatch:
                 raise JobFailed(FailureCode.TIMEOUT, f"no node was found in {deadline_s:g} s") from None
             raise
 
-    async def receipt(self, caller: Caller, generation: str) -> Settlement | None:
-        """What was signed for one of the caller's generations, from disk; None for others' and unknown ones.
+    async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
+        """What was signed for one of the caller's generations, from disk; see `Door.receipts`.
 
         Raises StoreError if what is kept there no longer verifies.
         """
         if len(generation) > GENERATION_LENGTH_MAX or not generation.isascii():
-            return None
-        kept = await self._store.generation(caller.account, generation)
-        return _settlement(kept) if kept else None
+            return ()
+        kept = await self._store.generations(caller.account, generation)
+        return tuple(_settlement(each) for each in kept)
 
     # What there is.
 

@@ -124,17 +124,17 @@ class _Model:
 
 @dataclass(frozen=True, slots=True)
 class _Receipt:
-    """What was signed for one of the caller's own generations."""
+    """What was signed for one of the caller's own generations: the newest, and in `data` all, oldest first."""
 
     door: Door
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         generation = scope["path_params"]["generation"]
         assert exchange.caller is not None
-        settlement = await self.door.receipt(exchange.caller, generation)
-        if settlement is None:
+        signed = [_signed(settlement) for settlement in await self.door.receipts(exchange.caller, generation)]
+        if not signed:
             raise Fault(Condition.RECEIPT_UNKNOWN)
-        await send_json({"id": generation, "object": "receipt", **_signed(settlement)}, send)
+        await send_json({"id": generation, "object": "receipt", **signed[-1], "data": signed}, send)
 
 
 def _signed(settlement: Settlement) -> dict[str, object]:

@@ -12,8 +12,8 @@ import pytest
 import trio
 from starlette.types import ASGIApp, Message
 
-from cxp2p.client import Emit, Outcome, Settlement
-from cxp2p.errors import NoNode
+from cxp2p.client import Emit, Judge, Outcome, Settlement
+from cxp2p.errors import AnswerRefused, NoNode
 from cxp2p.records import (
     ChatJob,
     Countersign,
@@ -103,7 +103,7 @@ class MemoryDoor:
     cards: tuple[ModelCard, ...] = ()
     known: set[str] = field(default_factory=lambda: {"smollm2:135m", "asleep:1b"})
     runs: list[Run] = field(default_factory=list)
-    receipts: dict[str, tuple[str, Settlement]] = field(default_factory=dict)
+    kept: dict[str, list[tuple[str, Settlement]]] = field(default_factory=dict)
 
     async def authenticate(self, token: str, user_id: str | None) -> Caller | None:
         await trio.lowlevel.checkpoint()
@@ -119,7 +119,16 @@ class MemoryDoor:
     def ready(self) -> bool:
         return bool(self.cards)
 
-    async def run(self, caller: Caller, generation: str, job: Job, emit: Emit, *, deadline_s: float) -> Outcome:
+    async def run(
+        self,
+        caller: Caller,
+        generation: str,
+        job: Job,
+        emit: Emit,
+        *,
+        deadline_s: float,
+        judge: Judge | None = None,
+    ) -> Outcome:
         assert isinstance(job, ChatJob)
         run = Run(caller, generation, job, deadline_s)
         self.runs.append(run)
@@ -132,14 +141,17 @@ class MemoryDoor:
             raise
         finally:
             run.ended_at = trio.current_time()
+        fault = await judge(finish) if judge is not None else ""
         outcome = outcome_of(finish)
-        self.receipts[generation] = (caller.account, outcome.settlement)
+        self.kept.setdefault(generation, []).append((caller.account, outcome.settlement))
+        if fault:
+            raise AnswerRefused(fault)
         return outcome
 
-    async def receipt(self, caller: Caller, generation: str) -> Settlement | None:
+    async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
         await trio.lowlevel.checkpoint()
-        account, settlement = self.receipts.get(generation, (None, None))
-        return settlement if account == caller.account else None
+        kept = self.kept.get(generation, [])
+        return tuple(settlement for account, settlement in kept if account == caller.account)
 
 
 def outcome_of(finish: Finish = Finish.STOP) -> Outcome:

@@ -66,9 +66,8 @@ async def test_the_receipt_is_kept_as_it_was_signed(autojump_clock: MockClock) -
         outcome = await gate.ask(generation="chatcmpl-1")
         await gate.ask("other words", generation="chatcmpl-2")
 
-        assert await gate.dispatch.receipt(CALLER, "chatcmpl-1") == outcome.settlement
-        kept = await gate.store.generation("user_1", "chatcmpl-1")
-        assert kept is not None
+        assert await gate.dispatch.receipts(CALLER, "chatcmpl-1") == (outcome.settlement,)
+        (kept,) = await gate.store.generations("user_1", "chatcmpl-1")
         assert (kept.key, kept.model, kept.node) == ("key-1", "echo", outcome.node)
         assert (kept.charge, kept.in_units, kept.out_units, kept.finish) == (9, 3, 3, "stop")
 
@@ -81,8 +80,8 @@ async def test_a_receipt_is_its_accounts_alone(autojump_clock: MockClock, genera
         await gate.live(1)
         await gate.ask(generation="chatcmpl-1")
 
-        assert await gate.dispatch.receipt(OTHER, "chatcmpl-1") is None
-        assert await gate.dispatch.receipt(CALLER, generation) is None
+        assert await gate.dispatch.receipts(OTHER, "chatcmpl-1") == ()
+        assert await gate.dispatch.receipts(CALLER, generation) == ()
 
 
 async def test_a_changed_receipt_on_disk_is_told(autojump_clock: MockClock) -> None:
@@ -91,12 +90,12 @@ async def test_a_changed_receipt_on_disk_is_told(autojump_clock: MockClock) -> N
         await here.node(ScriptedEngine())
         await gate.live(1)
         await gate.ask()
-        for order_id, kept in gate.disk.tables.generations.items():
+        for order_id, kept in gate.disk.tables.settled.items():
             forged = kept.receipt_envelope[:-1] + bytes([kept.receipt_envelope[-1] ^ 1])
-            gate.disk.tables.generations[order_id] = replace(kept, receipt_envelope=forged)
+            gate.disk.tables.settled[order_id] = replace(kept, receipt_envelope=forged)
 
         with pytest.raises(StoreError, match="no longer what was signed"):
-            await gate.dispatch.receipt(CALLER, "chatcmpl-1")
+            await gate.dispatch.receipts(CALLER, "chatcmpl-1")
 
 
 # What does not cost anything.
@@ -128,7 +127,7 @@ async def test_a_failed_job_costs_nothing(autojump_clock: MockClock, fail_at: in
 
         assert gate.balance() == CREDIT
         assert [hold.state for hold in gate.holds] == [HoldState.VOIDED]
-        assert await gate.dispatch.receipt(CALLER, "chatcmpl-1") is None
+        assert await gate.dispatch.receipts(CALLER, "chatcmpl-1") == ()
 
 
 async def test_a_job_past_its_deadline_costs_nothing_if_the_node_is_silent(autojump_clock: MockClock) -> None:
@@ -160,7 +159,7 @@ async def test_a_cancelled_job_pays_for_what_was_delivered(autojump_clock: MockC
         with trio.move_on_after(0.35):
             await gate.ask(" ".join(["word"] * 50))
 
-        settlement = await gate.dispatch.receipt(CALLER, "chatcmpl-1")
+        (settlement,) = await gate.dispatch.receipts(CALLER, "chatcmpl-1")
         assert settlement is not None
         assert settlement.receipt.finish is Finish.CANCELLED
         assert CREDIT - gate.balance() == settlement.countersign.charge == 50 + 2 * engine.made

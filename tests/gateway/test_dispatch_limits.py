@@ -165,7 +165,7 @@ async def test_old_receipts_are_dropped_in_small_steps(autojump_clock: MockClock
         await gate.live(1)
         for number in range(5):
             await gate.ask("word", generation=f"chatcmpl-{number}")
-        kept = gate.disk.tables.generations
+        kept = gate.disk.tables.settled
         await trio.sleep(UPKEEP_S)
         assert [each.id for each in kept.values()] == ["chatcmpl-2", "chatcmpl-3", "chatcmpl-4"]
         newest = list(kept.items())
@@ -303,8 +303,8 @@ async def test_over_the_store_on_disk(mock_clock: MockClock, tmp_path: Path) -> 
                     nursery.start_soon(one, f"chatcmpl-{index}")
         async with open_store(path, here.wall_ms) as store, open_dispatch(net, store, here.wall_ms) as dispatch:
             for generation, outcome in outcomes.items():
-                assert await dispatch.receipt(CALLER, generation) == outcome.settlement
-            assert await dispatch.receipt(CALLER, "\ud800") is None
+                assert await dispatch.receipts(CALLER, generation) == (outcome.settlement,)
+            assert await dispatch.receipts(CALLER, "\ud800") == ()
             assert len(outcomes) == 4
             assert (await store.balance(CALLER.account)).available == CREDIT - 4 * 9
             assert await store.audit() == ()

@@ -125,7 +125,8 @@ async def test_a_receipt_is_its_accounts_own(autojump_clock: MockClock) -> None:
     app = front(MemoryDoor())
     made = (await ask(app, "POST", CHAT, body=chat_body())).json()["id"]
     receipt = await ask(app, "GET", f"/api/v1/receipts/{made}")
-    assert receipt.json().keys() == {"id", "object", "order", "receipt", "countersign"}
+    assert receipt.json().keys() == {"id", "object", "order", "receipt", "countersign", "data"}
+    assert receipt.json()["data"] == [{name: receipt.json()[name] for name in ("order", "receipt", "countersign")}]
     other = await ask(app, "GET", f"/api/v1/receipts/{made}", key=OTHER_KEY)
     assert (other.status, other.json()) == (404, {"error": "No receipt under this id"})
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cxp2p.errors import CxError, InsufficientCredit
 from cxp2p.ledger import Account, LedgerError
 from cxp2p_gateway.keys import Key
-from cxp2p_gateway.store import Generation, Store
+from cxp2p_gateway.store import GENERATIONS_MAX, Generation, Store
 from cxp2p_gateway.store.memory import memory_store
 from cxp2p_gateway.store.sqlite import open_store
 
@@ -79,7 +79,7 @@ async def test_a_job_is_paid_from_hold_to_node(store: Store) -> None:
     assert await store.balance("user_1") == Account(id="user_1", balance=93, held=0)
     assert await store.balance("node:peer") == Account(id="node:peer", balance=7, held=0)
     assert await store.balance("network") == Account(id="network", balance=-100, held=0)
-    assert await store.generation("user_1", "chatcmpl-1") == generation()
+    assert await store.generations("user_1", "chatcmpl-1") == (generation(),)
     assert await store.audit() == ()
 
 
@@ -131,7 +131,7 @@ async def test_a_void_gives_all_back(store: Store) -> None:
         await store.settle(generation("o1"))
     with pytest.raises(LedgerError, match="no hold"):
         await store.void("o3")
-    assert await store.generation("user_1", "chatcmpl-1") == generation("o2")
+    assert await store.generations("user_1", "chatcmpl-1") == (generation("o2"),)
 
 
 async def test_settling_twice_pays_once(store: Store) -> None:
@@ -152,7 +152,7 @@ async def test_a_charge_over_the_hold_is_refused_whole(store: Store) -> None:
     with pytest.raises(LedgerError):
         await store.settle(generation(charge=6))
 
-    assert await store.generation("user_1", "chatcmpl-1") is None
+    assert await store.generations("user_1", "chatcmpl-1") == ()
     assert (await store.balance("user_1")).held == 5
 
 
@@ -196,18 +196,30 @@ async def test_keys_are_kept_and_replaced(store: Store) -> None:
 
 
 async def test_a_generation_is_its_accounts_alone(store: Store) -> None:
-    """Another account's id finds nothing, also when both use the same one; the newest order of an id is the answer."""
+    """Another account's id finds nothing, also when both use the same one; its orders come in their order."""
     await store.found("user_1", KEY, 100)
     await store.grant("g2", "user_2", 100)
     for order_id, account in (("o1", "user_1"), ("o2", "user_1"), ("o3", "user_2")):
         await store.reserve(order_id, account, 10, LATER_MS)
     await store.settle(generation("o1"))
     await store.settle(generation("o2", created_at_ms=LATER_MS))
-    assert await store.generation("user_2", "chatcmpl-1") is None
+    assert await store.generations("user_2", "chatcmpl-1") == ()
     await store.settle(generation("o3", account="user_2", created_at_ms=LATER_MS + 1))
 
-    assert await store.generation("user_1", "chatcmpl-1") == generation("o2", created_at_ms=LATER_MS)
-    assert await store.generation("user_1", "chatcmpl-2") is None
+    both = (generation("o1"), generation("o2", created_at_ms=LATER_MS))
+    assert await store.generations("user_1", "chatcmpl-1") == both
+    assert await store.generations("user_1", "chatcmpl-2") == ()
+
+
+async def test_of_very_many_under_one_id_the_newest_are_shown(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one look-up may cost has a limit."""
+    await store.found("user_1", KEY, 5000)
+    orders = [f"o{number:03}" for number in range(GENERATIONS_MAX + 5)]
+    for order_id in orders:
+        await store.reserve(order_id, "user_1", 10, LATER_MS)
+        await store.settle(generation(order_id))
+
+    assert [each.order_id for each in await store.generations("user_1", "chatcmpl-1")] == orders[5:]
 
 
 async def test_the_largest_numbers_are_exact(store: Store) -> None:
@@ -237,7 +249,7 @@ async def test_a_cancelled_call_has_not_begun(store: Store) -> None:
 
 async def kept(store: Store, count: int = 9) -> list[int]:
     """Which of the first so many receipts are there."""
-    return [number for number in range(count) if await store.generation("user_1", f"chatcmpl-{number}")]
+    return [number for number in range(count) if await store.generations("user_1", f"chatcmpl-{number}")]
 
 
 async def settle_some(store: Store, clock: Clock, count: int, pause_ms: int = 0) -> None:
@@ -291,7 +303,7 @@ ACTS = st.one_of(
     st.tuples(st.just("void_all")),
     st.tuples(st.just("expire")),
     st.tuples(st.just("balance"), st.sampled_from(["user_1", "node:peer", "network"])),
-    st.tuples(st.just("generation"), st.just("user_1"), st.just("chatcmpl-1")),
+    st.tuples(st.just("generations"), st.just("user_1"), st.just("chatcmpl-1")),
     st.tuples(st.just("forget_generations"), st.integers(-1, 1), st.integers(0, 2), st.integers(0, 3)),
     st.tuples(st.just("keys_of"), st.sampled_from(["user_1", "user_2"])),
 )

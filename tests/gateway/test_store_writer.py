@@ -140,7 +140,7 @@ async def test_a_full_disk_is_told_and_survived(path: Path) -> None:
         answered.append(order_id)
 
     async def kept(order_id: str) -> bool:
-        return await opened.do(lambda connection: SqlTables(connection).generation("user_1", order_id) is not None)
+        return await opened.do(lambda connection: SqlTables(connection).generations("user_1", order_id) != ())
 
     async def pages_max(count: int) -> None:
         await opened.do(lambda connection: connection.exec_driver_sql(f"PRAGMA max_page_count = {count}").scalar_one())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from cxp2p import ledger
 from cxp2p.errors import CxError
@@ -16,6 +16,8 @@ from cxp2p.ledger import NETWORK, NOTHING, Account, Book, Change, Hold, Transfer
 from cxp2p_gateway.keys import Key
 
 T = TypeVar("T")
+
+GENERATIONS_MAX: Final = 256  # shown of one id, 2 KB each; no request is more jobs
 
 
 class StoreError(CxError):
@@ -72,8 +74,8 @@ class Tables(Book, Protocol):
     def put_key(self, key: Key) -> None:
         """Adds a key, or replaces the one with its id."""
 
-    def generation(self, account_id: str, generation_id: str) -> Generation | None:
-        """The newest one of this account under this id."""
+    def generations(self, account_id: str, generation_id: str) -> tuple[Generation, ...]:
+        """The newest of this account under this id, at most GENERATIONS_MAX, oldest first."""
 
     def add_generation(self, generation: Generation) -> None:
         """Adds one; the same order again changes nothing."""
@@ -212,9 +214,9 @@ class Store:
 
     # What was signed.
 
-    async def generation(self, account_id: str, generation_id: str) -> Generation | None:
-        """What was settled under an id, the newest; None for another account's and unknown ones."""
-        return await self._do(lambda tables: tables.generation(account_id, generation_id))
+    async def generations(self, account_id: str, generation_id: str) -> tuple[Generation, ...]:
+        """What was settled under an id, oldest first; nothing for another account's and unknown ones."""
+        return await self._do(lambda tables: tables.generations(account_id, generation_id))
 
     async def forget_generations(self, age_ms: int, kept_max: int, step: int) -> int:
         """Drops the oldest receipts: those over an age, and those beyond a number. Balances stay as they are.

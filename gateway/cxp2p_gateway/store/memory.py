@@ -10,7 +10,7 @@ import trio
 
 from cxp2p.ledger import Account, Change, Hold, Ledger, Transfer
 from cxp2p_gateway.keys import Key
-from cxp2p_gateway.store import Generation, Store, Tables
+from cxp2p_gateway.store import GENERATIONS_MAX, Generation, Store, Tables
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ class MemoryTables(Ledger):
 
     made: list[str] = field(default_factory=list)
     keys: dict[str, Key] = field(default_factory=dict)
-    generations: dict[str, Generation] = field(default_factory=dict)
+    settled: dict[str, Generation] = field(default_factory=dict)
 
     def write(self, change: Change, at_ms: int) -> None:
         self.apply(change)
@@ -42,19 +42,19 @@ class MemoryTables(Ledger):
     def put_key(self, key: Key) -> None:
         self.keys[key.id] = key
 
-    def generation(self, account_id: str, generation_id: str) -> Generation | None:
-        found = [each for each in self.generations.values() if (each.account, each.id) == (account_id, generation_id)]
-        return max(reversed(found), key=lambda each: each.created_at_ms, default=None)
+    def generations(self, account_id: str, generation_id: str) -> tuple[Generation, ...]:
+        found = [each for each in self.settled.values() if (each.account, each.id) == (account_id, generation_id)]
+        return tuple(sorted(found, key=lambda each: each.created_at_ms)[-GENERATIONS_MAX:])
 
     def add_generation(self, generation: Generation) -> None:
-        self.generations.setdefault(generation.order_id, generation)
+        self.settled.setdefault(generation.order_id, generation)
 
     def forget_generations(self, before_ms: int, kept_max: int, step: int) -> int:
-        over = len(self.generations) - kept_max
-        oldest = list(self.generations.values())[:step]
+        over = len(self.settled) - kept_max
+        oldest = list(self.settled.values())[:step]
         dropped = [each for place, each in enumerate(oldest) if place < over or each.created_at_ms < before_ms]
         for each in dropped:
-            del self.generations[each.order_id]
+            del self.settled[each.order_id]
         return len(dropped)
 
     def all_balances(self) -> tuple[Account, ...]:

@@ -30,7 +30,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from cxp2p.ledger import NETWORK, Account, Change, Hold, HoldState, Transfer
 from cxp2p_gateway.keys import Key
-from cxp2p_gateway.store import Generation
+from cxp2p_gateway.store import GENERATIONS_MAX, Generation
 
 METADATA: Final = MetaData()
 
@@ -117,11 +117,11 @@ _TRANSFER: Final = select(*_columns(TRANSFERS, Transfer)).where(TRANSFERS.c.id =
 _KEY: Final = select(*_columns(KEYS, Key)).where(KEYS.c.id == _ID)
 _KEYS_OF: Final = select(*_columns(KEYS, Key)).where(KEYS.c.account == _ID).order_by(KEYS.c.created_at_ms, KEYS.c.id)
 _OPEN_HOLDS: Final = select(*_columns(HOLDS, Hold)).where(HOLDS.c.state == HoldState.OPEN.value)
-_GENERATION: Final = (
+_NEWEST_GENERATIONS: Final = (
     select(*_columns(GENERATIONS, Generation))
     .where(GENERATIONS.c.id == _ID, GENERATIONS.c.account == _OF_ACCOUNT)
     .order_by(GENERATIONS.c.created_at_ms.desc(), literal_column("rowid").desc())
-    .limit(1)
+    .limit(GENERATIONS_MAX)
 )
 _CLIENT_ACCOUNTS: Final = select(ACCOUNTS.c.id).order_by(ACCOUNTS.c.created_at_ms, ACCOUNTS.c.id)
 
@@ -202,9 +202,10 @@ class SqlTables:
     def put_key(self, key: Key) -> None:
         self._connection.execute(_PUT_KEY, _values(key))
 
-    def generation(self, account_id: str, generation_id: str) -> Generation | None:
-        row = self._one(_GENERATION, wanted=generation_id, account=account_id)
-        return Generation(**row._mapping) if row else None
+    def generations(self, account_id: str, generation_id: str) -> tuple[Generation, ...]:
+        wanted = {"wanted": generation_id, "account": account_id}
+        rows = self._connection.execute(_NEWEST_GENERATIONS, wanted).all()
+        return tuple(Generation(**row._mapping) for row in reversed(rows))
 
     def add_generation(self, generation: Generation) -> None:
         self._connection.execute(_ADD_GENERATION, _values(generation))
