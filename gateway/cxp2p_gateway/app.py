@@ -17,13 +17,13 @@ from cxp2p.peer import open_peer
 from cxp2p.records import Job
 from cxp2p_gateway.accounts import Accounts, FirstAccount, found_account
 from cxp2p_gateway.asking import Caller, ModelCard
-from cxp2p_gateway.chat import Patience
 from cxp2p_gateway.config import GatewaySettings, HttpSettings
 from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
 from cxp2p_gateway.http import Front, make_app
 from cxp2p_gateway.listener import serve_http
 from cxp2p_gateway.store import Store
 from cxp2p_gateway.store.sqlite import open_store
+from cxp2p_gateway.waiting import Patience
 
 
 class GatewayDoor:

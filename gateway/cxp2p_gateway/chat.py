@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,20 +19,10 @@ from cxp2p_gateway.faults import Condition, Fault, cut_of, fault_of
 from cxp2p_gateway.middleware import ClientGone, encoded, send_json
 from cxp2p_gateway.openai import ChatAsk
 from cxp2p_gateway.reading import BodyBudget, read_json
+from cxp2p_gateway.waiting import Patience, Places, wants_cx, watch
 
 PIECES_WAITING_MAX: Final = 64  # between a node and a client that reads slowly; then the node waits too
 ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024  # of an answer that is sent whole: as much as a request may be
-JOBS_MAX: Final = 512  # at once; each holds a client's connection and a stream to a node
-BUSY_RETRY_S: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long things may take, in seconds."""
-
-    hold_s: float = 15.0  # the status line is held back so long for the first piece: until then a failure is a status
-    keep_alive_s: float = 15.0  # proxies cut silent streams after 50 to 120 s
-    deadline_s: float = 600.0  # what the official SDKs wait
 
 
 @dataclass(slots=True)
@@ -55,40 +44,36 @@ class Work:
 class ChatCompletions:
     """The endpoint. `Door.run` runs in a task beside the one that watches whether the client is still there."""
 
-    def __init__(self, door: Door, outside: Outside, patience: Patience, budget: BodyBudget) -> None:
+    def __init__(self, door: Door, outside: Outside, patience: Patience, budget: BodyBudget, places: Places) -> None:
         self._door = door
         self._outside = outside
         self._patience = patience
         self._budget = budget
-        self._jobs = 0
+        self._places = places
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         with self._budget.lease() as lease:
             ask = openai.chat_ask(await read_json(exchange.headers, receive, lease))
             work = self._work(exchange, ask)
-            if self._jobs >= JOBS_MAX:
-                raise Fault(Condition.OVERLOADED, None, {"model": ask.job.model}, BUSY_RETRY_S)
-            self._jobs += 1
-            try:
-                if ask.stream:
-                    await self._streamed(exchange, work, receive, send)
-                else:
-                    await self._whole(exchange, work, receive, send)
-            finally:
-                self._jobs -= 1
-                _note(exchange, work)
+            with self._places.one(ask.job.model):
+                try:
+                    if ask.stream:
+                        await self._streamed(exchange, work, receive, send)
+                    else:
+                        await self._whole(exchange, work, receive, send)
+                finally:
+                    _note(exchange, work)
 
     def _work(self, exchange: Exchange, ask: ChatAsk) -> Work:
         generation = f"chatcmpl-{self._outside.new_id()}"
         exchange.notes |= {"model": ask.job.model, "stream": ask.stream, "generation": generation}
-        deadline_s = self._patience.deadline_s
         return Work(
             ask=ask,
             generation=generation,
             created_s=self._outside.wall_ms() // 1000,
-            wants_cx=exchange.headers.get("x-cx-metadata", "").lower() == "enabled",
-            wait_s=min(deadline_s, read_timeout_s(exchange.headers.get("x-stainless-read-timeout", ""))),
-            deadline_s=deadline_s,
+            wants_cx=wants_cx(exchange),
+            wait_s=self._patience.wait_s(exchange),
+            deadline_s=self._patience.deadline_s,
         )
 
     async def _whole(self, exchange: Exchange, work: Work, receive: Receive, send: Send) -> None:
@@ -102,7 +87,7 @@ class ChatCompletions:
 
         work.deadline_s = work.wait_s
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, exchange, receive, nursery.cancel_scope)
+            nursery.start_soon(watch, exchange, receive, nursery.cancel_scope)
             await self._run(exchange, work, gather)
             nursery.cancel_scope.cancel()
         outcome, reason = _finished(exchange, work, called=whole.called)
@@ -114,7 +99,7 @@ class ChatCompletions:
         chunks = openai.Chunks(work.ask, work.generation, work.created_s)
         pieces_in, pieces_out = trio.open_memory_channel[Piece](PIECES_WAITING_MAX)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, exchange, receive, nursery.cancel_scope)
+            nursery.start_soon(watch, exchange, receive, nursery.cancel_scope)
             nursery.start_soon(self._feed, exchange, work, pieces_in)
             await self._forward(exchange, work, chunks, pieces_out, send)
             nursery.cancel_scope.cancel()
@@ -183,23 +168,6 @@ class ChatCompletions:
                 if fault is None:
                     raise
                 work.ending = fault
-
-
-def read_timeout_s(header: str) -> float:
-    """How long a client's SDK says it waits for bytes; infinite if it does not say so."""
-    try:
-        seconds = float(header)
-    except ValueError:
-        return math.inf
-    return seconds if seconds > 0 else math.inf
-
-
-async def _watch(exchange: Exchange, receive: Receive, work: trio.CancelScope) -> None:
-    """Cancels `work` when the client leaves, whether or not anything was sent to it."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    exchange.gone = True
-    work.cancel()
 
 
 async def _next_group(pieces: trio.MemoryReceiveChannel[Piece]) -> list[Piece]:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cxp2p.client import Settlement
 from cxp2p_gateway import openai
 from cxp2p_gateway.asking import Door
-from cxp2p_gateway.chat import ChatCompletions, Patience
+from cxp2p_gateway.chat import ChatCompletions
 from cxp2p_gateway.exchange import Exchange, Outside
 from cxp2p_gateway.faults import Base, Condition, Fault
 from cxp2p_gateway.middleware import (
@@ -27,6 +27,7 @@ from cxp2p_gateway.middleware import (
     send_json,
 )
 from cxp2p_gateway.reading import BodyBudget
+from cxp2p_gateway.waiting import Patience, Places
 
 BASES: Final = (Base.DOCUMENTED.value, Base.ALIAS.value)
 
@@ -64,7 +65,7 @@ def _routes(door: Door, patience: Patience, outside: Outside) -> list[Route]:
     def admitted(endpoint: Endpoint) -> Endpoint:
         return Admitted(endpoint, door)
 
-    chat = ChatCompletions(door, outside, patience, BodyBudget())
+    chat = ChatCompletions(door, outside, patience, BodyBudget(), Places())
     alive = {"/health": Methods(GET=_health), "/ready": Methods(GET=_Ready(door))}
     served: dict[str, Methods] = {
         "/chat/completions": Methods(POST=admitted(chat)),

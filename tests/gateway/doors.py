@@ -27,11 +27,11 @@ from cxp2p.records import (
     Verdict,
 )
 from cxp2p_gateway.asking import Caller, ModelCard
-from cxp2p_gateway.chat import Patience
 from cxp2p_gateway.exchange import Outside
 from cxp2p_gateway.faults import Base, Fault, row_of, text_of
 from cxp2p_gateway.http import Front, make_app
 from cxp2p_gateway.openai import chat_ask
+from cxp2p_gateway.waiting import Patience
 
 KEY = "sk-cx-0001 with spaces"
 OTHER_KEY = "sk-cx-0002"

@@ -10,9 +10,9 @@ from trio.testing import MockClock
 
 from cxp2p.errors import InsufficientCredit, JobFailed, JobRefused, LocalProtocolError, PeerUnreachable
 from cxp2p.records import FailureCode, Finish, RefusalCode
-from cxp2p_gateway import chat
+from cxp2p_gateway import chat, waiting
 from cxp2p_gateway.asking import Overloaded
-from cxp2p_gateway.chat import Patience
+from cxp2p_gateway.waiting import Patience
 from doors import CHAT, NODE, Answer, MemoryDoor, ask, chat_body, fails, front, hangs, says
 from test_faults import NO_PROVISIONS
 
@@ -275,7 +275,7 @@ async def test_more_jobs_than_the_front_holds_are_told_to_come_back(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     """And there is room again when one has ended, however it ended."""
-    monkeypatch.setattr(chat, "JOBS_MAX", 2)
+    monkeypatch.setattr(waiting, "JOBS_MAX", 2)
     app = front(MemoryDoor(work=hangs))
     async with trio.open_nursery() as nursery:
         for _ in range(2):

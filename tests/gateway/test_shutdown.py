@@ -9,7 +9,7 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
-from cxp2p_gateway.chat import Patience
+from cxp2p_gateway.waiting import Patience
 from doors import MemoryDoor, hangs, says
 from wires import Client, Served, chat, request, served
 

@@ -12,9 +12,9 @@ import h11
 import trio
 import trio.testing
 
-from cxp2p_gateway.chat import Patience
 from cxp2p_gateway.http import Front
 from cxp2p_gateway.listener import HttpServer
+from cxp2p_gateway.waiting import Patience
 from doors import CHAT, KEY, MemoryDoor, chat_body, front
 
 

@@ -1,0 +1,71 @@
+"""What the endpoints have in common that wait for a node: for how long, for how many at once, and for whom."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+from starlette.types import Receive
+
+from cxp2p_gateway.exchange import Exchange
+from cxp2p_gateway.faults import Condition, Fault
+
+JOBS_MAX: Final = 512  # requests at once; each holds a client's connection and a stream to a node
+BUSY_RETRY_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long things may take, in seconds."""
+
+    hold_s: float = 15.0  # the status line is held back so long for the first piece: until then a failure is a status
+    keep_alive_s: float = 15.0  # proxies cut silent streams after 50 to 120 s
+    deadline_s: float = 600.0  # what the official SDKs wait
+
+    def wait_s(self, exchange: Exchange) -> float:
+        """How long a client waits for its first byte: no longer than its SDK says it does."""
+        return min(self.deadline_s, read_timeout_s(exchange.headers.get("x-stainless-read-timeout", "")))
+
+
+def read_timeout_s(header: str) -> float:
+    """How long a client's SDK says it waits for bytes; infinite if it does not say so."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        return math.inf
+    return seconds if seconds > 0 else math.inf
+
+
+class Places:
+    """How many requests may wait for nodes at once, over all endpoints."""
+
+    def __init__(self) -> None:
+        self._free = JOBS_MAX
+
+    @contextmanager
+    def one(self, model: str) -> Iterator[None]:
+        """A place, given back when the block ends. Raises Fault if there is none."""
+        if self._free <= 0:
+            raise Fault(Condition.OVERLOADED, None, {"model": model}, BUSY_RETRY_S)
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+
+def wants_cx(exchange: Exchange) -> bool:
+    """Whether the client asked how its answer came about."""
+    return exchange.headers.get("x-cx-metadata", "").lower() == "enabled"
+
+
+async def watch(exchange: Exchange, receive: Receive, work: trio.CancelScope) -> None:
+    """Cancels `work` when the client leaves, whether or not anything was sent to it."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    exchange.gone = True
+    work.cancel()
