@@ -8,6 +8,7 @@ from cxp2p.records import Load, Refusal, RefusalCode
 
 RETRY_MS_MIN = 250
 RETRY_MS_MAX = 60_000
+LOADING_MS_MAX = 60_000  # a job does not wait longer for its model: askers leave after two minutes of silence
 JOB_MS_GUESS = 2_000  # until this desk has measured itself
 EWMA_WEIGHT = 0.2
 COUNT_MAX = 2**31 - 1
@@ -36,10 +37,13 @@ class Desk:
         )
 
 
-def decide(desk: Desk, *, ready: bool, draining: bool) -> Refusal | None:
-    """None: the job may enter. A refusal says when to come back: when a place in the queue should be free."""
+def decide(desk: Desk, *, ready: bool, draining: bool, loading_ms: int = 0) -> Refusal | None:
+    """None: the job may enter. A refusal says when to come back: when a place should be free, or the model loaded."""
     if draining:
         return Refusal(code=RefusalCode.DRAINING, reason="this node is going away", retry_after_ms=0)
+    if loading_ms > LOADING_MS_MAX:
+        reason = f"the model is not in memory, and will not be for about {loading_ms // 1000} s"
+        return Refusal(code=RefusalCode.BUSY, reason=reason, retry_after_ms=min(loading_ms, RETRY_MS_MAX))
     if not ready and desk.queued >= desk.queue_max:
         return Refusal(code=RefusalCode.BUSY, reason="the engine is not ready", retry_after_ms=RETRY_MS_MIN)
     if desk.running + desk.queued >= desk.slots + desk.queue_max:

@@ -24,12 +24,13 @@ from cxp2p.paths import default_data_path
 from cxp2p.peer import open_peer
 from cxp2p.records import Capability, Service
 from cxp2p_node.advertise import Advertiser
+from cxp2p_node.bench import Bench, bench
 from cxp2p_node.catalog import look_up
 from cxp2p_node.config import NodeSettings
 from cxp2p_node.engines import Engine
 from cxp2p_node.engines.opening import in_thread, open_engine
 from cxp2p_node.models import ModelError, Progress, Store
-from cxp2p_node.serve import Bench, Serving, bench
+from cxp2p_node.serve import Serving
 
 log = logging.getLogger("cxp2p.node")
 

@@ -19,7 +19,6 @@ from cxp2p.records import (
     Accepted,
     Ask,
     Cancel,
-    Capability,
     Countersign,
     CountersignSent,
     Failure,
@@ -38,8 +37,9 @@ from cxp2p.records import (
 from cxp2p.session import Event, Side
 from cxp2p.units import Output, input_units_max
 from cxp2p.wire import decode, encode
-from cxp2p_node.admission import Desk, decide, measure
-from cxp2p_node.engines import Engine
+from cxp2p_node.admission import measure
+from cxp2p_node.bench import Bench
+from cxp2p_node.engines import Counted, Emit
 from cxp2p_node.intake import Intake
 
 log = logging.getLogger("cxp2p.node.serve")
@@ -49,38 +49,6 @@ BYTES_PER_FRAME = 8 * 1024  # more in one frame saves nothing
 JOB_S_MAX = 600.0
 ASKER_WAIT_S_MAX = 60.0  # how long an asker may keep this node waiting, in one write and in all the pieces of a job
 _CANCELLED = Usage(in_units=0, cached_units=0, out_units=0, finish=Finish.CANCELLED)
-
-
-@dataclass(slots=True)
-class Bench:
-    """One engine and the queue in front of it."""
-
-    engine: Engine
-    desk: Desk
-    places: trio.CapacityLimiter
-
-    def capability(self) -> Capability:
-        """What is offered now, load included."""
-        described = self.engine.describe()
-        return Capability(
-            service=described.service,
-            model=described.model,
-            model_digest=described.model_digest,
-            runtime=described.runtime,
-            context_units=described.context_units,
-            output_units_max=described.output_units_max,
-            prices=described.prices,
-            slots=self.desk.slots,
-            queue_max=self.desk.queue_max,
-            load=self.desk.load(described.load.loading_ms),
-        )
-
-
-def bench(engine: Engine) -> Bench:
-    """A bench with as many slots as the engine describes."""
-    described = engine.describe()
-    desk = Desk(slots=described.slots, queue_max=described.queue_max)
-    return Bench(engine, desk, trio.CapacityLimiter(described.slots))
 
 
 @dataclass(slots=True)
@@ -207,7 +175,7 @@ class Serving:
             return _no(RefusalCode.REQUEST_INVALID, str(error))
         if job.model != order.model:
             return _no(RefusalCode.REQUEST_INVALID, "the request is for another model than the order")
-        refusal = decide(found.desk, ready=found.engine.ready, draining=self.draining)
+        refusal = found.admit(draining=self.draining)
         if refusal is not None:
             return refusal
         in_max = input_units_max(job, ask.request, capability.context_units)
@@ -238,8 +206,7 @@ class Serving:
             self._lose(work, error)
 
     async def _work(self, work: _Work, ahead: trio.MemorySendChannel[Piece]) -> Usage | JobFailed:
-        """Waits for a place, then runs the engine. Cancelled from outside when the asker cancels or leaves."""
-        desk = work.bench.desk
+        """Waits for a place and the model, then runs the engine. Cancelled when the asker cancels or leaves."""
 
         async def emit(piece: Piece) -> None:
             for part in split_piece(piece):
@@ -253,7 +220,16 @@ class Serving:
             work.in_units, work.cached_units = in_units, cached_units
             self._check_prompt(work)
 
-        await work.bench.places.acquire()
+        try:
+            async with work.bench.places, work.bench.taken():
+                return await self._run(work, emit, counted)
+        except JobFailed as error:
+            log.warning("order %s failed: %s", work.order.order_id.hex(), error)
+            return error
+
+    async def _run(self, work: _Work, emit: Emit, counted: Counted) -> Usage:
+        """The job on its engine. Raises JobFailed."""
+        desk = work.bench.desk
         self._leave_queue(work)
         desk.running += 1
         self._changed()
@@ -261,18 +237,14 @@ class Serving:
         try:
             with trio.fail_after(JOB_S_MAX):
                 usage = await work.bench.engine.run(work.job, work.order.seed, work.order.max_out, emit, counted)
-            first = work.first_piece_at or trio.current_time()
-            measure(desk, (trio.current_time() - begun) * 1000, (first - begun) * 1000, work.output.units)
-            work.in_units, work.cached_units = usage.in_units, usage.cached_units
-            return usage
-        except JobFailed as error:
-            log.warning("order %s failed: %s", work.order.order_id.hex(), error)
-            return error
         except trio.TooSlowError:
-            return JobFailed(FailureCode.TIMEOUT, f"the job ran for {JOB_S_MAX:g} s")
+            raise JobFailed(FailureCode.TIMEOUT, f"the job ran for {JOB_S_MAX:g} s") from None
         finally:
             desk.running -= 1
-            work.bench.places.release()
+        first = work.first_piece_at or trio.current_time()
+        measure(desk, (trio.current_time() - begun) * 1000, (first - begun) * 1000, work.output.units)
+        work.in_units, work.cached_units = usage.in_units, usage.cached_units
+        return usage
 
     async def _hand_over(self, work: _Work, ahead: trio.MemorySendChannel[Piece], piece: Piece) -> None:
         """Waits for the asker to take pieces; one that does not keep up is treated as one that left."""
