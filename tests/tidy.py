@@ -28,7 +28,19 @@ LONG_FUNCTIONS: Final[Mapping[str, int]] = {"tests/gateway/doors.py": 66}
 
 VOCABULARY = frozenset({"errors", "kinds", "jobs", "records", "protocols"})
 RULES = frozenset(
-    {"directory", "routing", "standing", "pricing", "receipts", "lanes", "ledger", "merkle", "rewards", "units"}
+    {
+        "directory",
+        "routing",
+        "standing",
+        "pricing",
+        "receipts",
+        "lanes",
+        "ledger",
+        "merkle",
+        "rewards",
+        "units",
+        "embed",
+    }
 )
 BELOW_NET = VOCABULARY | RULES | {"wire", "identity", "session"}
 LIBRARY = BELOW_NET | {"net", "client", "paths", "peer", "program", "settings", "testing"}
@@ -73,6 +85,7 @@ KNOWN_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "cbor2": ("cxp2p.wire",),
     "llama_cpp": ("cxp2p_node.engines.llama_",),  # loaded in the worker only: it can abort the process
     "anycorn": ("cxp2p_gateway.listener",),
+    "jsonschema_rs": ("cxp2p_gateway.schemas.checking",),
     "anyio": ("cxp2p_gateway.listener", "cxp2p_gateway.connection"),
     "asyncio": (),
 }

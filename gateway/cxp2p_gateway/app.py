@@ -21,6 +21,7 @@ from cxp2p_gateway.config import GatewaySettings, HttpSettings
 from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
 from cxp2p_gateway.http import Front, make_app
 from cxp2p_gateway.listener import serve_http
+from cxp2p_gateway.schemas.apart import open_schemas
 from cxp2p_gateway.store import Store
 from cxp2p_gateway.store.sqlite import open_store
 from cxp2p_gateway.waiting import Patience
@@ -90,10 +91,11 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         open_peer(settings.peer, _data_path(settings)) as (identity, network),
         join(identity, network, rng) as net,
         open_dispatch(net, store, wall_ms, _options(settings)) as dispatch,
+        open_schemas() as schemas,
     ):
         first = await found_account(store, settings.accounts.credit, wall_ms(), rng)
         accounts = Accounts(store, wall_ms, settings.accounts.user_id)
-        front = make_app(GatewayDoor(accounts, dispatch), _patience(settings.http))
+        front = make_app(GatewayDoor(accounts, dispatch), _patience(settings.http), schemas=schemas)
         async with trio.open_nursery() as nursery:
             serve = partial(serve_http, front, settings.http.host, settings.http.port, grace_s=settings.http.grace_s)
             port = await nursery.start(serve)

@@ -52,6 +52,7 @@ class Condition(Enum):
     MODALITY_UNSUPPORTED = auto()
     REQUEST_UNSUPPORTED = auto()
     SCHEMA_INVALID = auto()
+    SCHEMA_VIOLATED = auto()
     CONTEXT_EXCEEDED = auto()
     HTTP_MALFORMED = auto()
     HTTP_VERSION = auto()
@@ -129,6 +130,13 @@ TABLE: Final[Mapping[Condition, Row]] = {
     ),
     Condition.SCHEMA_INVALID: Row(
         400, _REQUEST, "invalid_json_schema", "The JSON schema cannot be followed: {problem}"
+    ),
+    Condition.SCHEMA_VIOLATED: Row(
+        503,
+        _SERVER,
+        "schema_violation",
+        "The answer is not what the request demands: {problem}",
+        (1, 1),
     ),
     Condition.CONTEXT_EXCEEDED: Row(
         400,

@@ -27,6 +27,7 @@ from cxp2p_gateway.middleware import (
     send_json,
 )
 from cxp2p_gateway.reading import BodyBudget
+from cxp2p_gateway.schemas import Here, Schemas
 from cxp2p_gateway.waiting import Patience, Places
 
 BASES: Final = (Base.DOCUMENTED.value, Base.ALIAS.value)
@@ -35,8 +36,8 @@ BASES: Final = (Base.DOCUMENTED.value, Base.ALIAS.value)
 class Front:
     """The HTTP front of one gateway, an ASGI app. `routes` are all there are; `closing` refuses new requests."""
 
-    def __init__(self, door: Door, patience: Patience, outside: Outside, closing: trio.Event) -> None:
-        self.routes = _routes(door, patience, outside)
+    def __init__(self, door: Door, patience: Patience, outside: Outside, closing: trio.Event, schemas: Schemas) -> None:
+        self.routes = _routes(door, patience, outside, schemas)
         self.outside = outside
         self.closing = closing
         self._gate = Gate(Router(self.routes, redirect_slashes=False, default=_unknown_path), closing)
@@ -56,16 +57,20 @@ def make_app(
     *,
     outside: Outside | None = None,
     closing: trio.Event | None = None,
+    schemas: Schemas | None = None,
 ) -> Front:
-    """The HTTP front over `door`. `outside`: clock and chance; `closing`: set it to refuse what comes from then on."""
-    return Front(door, patience or Patience(), outside or Outside(), closing or trio.Event())
+    """The HTTP front over `door`. `outside`: clock and chance; `closing`: set it to refuse what comes from then on.
+
+    `schemas`: who checks answers; without it they are checked here, which only a test may want.
+    """
+    return Front(door, patience or Patience(), outside or Outside(), closing or trio.Event(), schemas or Here())
 
 
-def _routes(door: Door, patience: Patience, outside: Outside) -> list[Route]:
+def _routes(door: Door, patience: Patience, outside: Outside, schemas: Schemas) -> list[Route]:
     def admitted(endpoint: Endpoint) -> Endpoint:
         return Admitted(endpoint, door)
 
-    chat = ChatCompletions(door, outside, patience, BodyBudget(), Places())
+    chat = ChatCompletions(door, outside, patience, BodyBudget(), Places(), schemas)
     alive = {"/health": Methods(GET=_health), "/ready": Methods(GET=_Ready(door))}
     served: dict[str, Methods] = {
         "/chat/completions": Methods(POST=admitted(chat)),

@@ -14,7 +14,7 @@ from starlette.types import Receive
 from cxp2p_gateway.exchange import Exchange
 from cxp2p_gateway.faults import Condition, Fault
 
-JOBS_MAX: Final = 512  # requests at once; each holds a client's connection and a stream to a node
+JOBS_MAX: Final = 512  # at once; each holds a client's connection and a stream to a node
 BUSY_RETRY_S: Final = 2.0
 
 
@@ -41,21 +41,21 @@ def read_timeout_s(header: str) -> float:
 
 
 class Places:
-    """How many requests may wait for nodes at once, over all endpoints."""
+    """How many jobs may wait for nodes at once, over all endpoints."""
 
     def __init__(self) -> None:
         self._free = JOBS_MAX
 
     @contextmanager
-    def one(self, model: str) -> Iterator[None]:
-        """A place, given back when the block ends. Raises Fault if there is none."""
-        if self._free <= 0:
+    def take(self, model: str, count: int = 1) -> Iterator[None]:
+        """So many places, given back when the block ends. Raises Fault if there are fewer."""
+        if self._free < count:
             raise Fault(Condition.OVERLOADED, None, {"model": model}, BUSY_RETRY_S)
-        self._free -= 1
+        self._free -= count
         try:
             yield
         finally:
-            self._free += 1
+            self._free += count
 
 
 def wants_cx(exchange: Exchange) -> bool:

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from cxp2p.errors import InsufficientCredit, JobFailed, JobRefused, LocalProtocolError, PeerUnreachable
 from cxp2p.records import FailureCode, Finish, RefusalCode
-from cxp2p_gateway import chat, waiting
+from cxp2p_gateway import chat, choices, waiting
 from cxp2p_gateway.asking import Overloaded
 from cxp2p_gateway.waiting import Patience
 from doors import CHAT, NODE, Answer, MemoryDoor, ask, chat_body, fails, front, hangs, says
@@ -291,7 +291,7 @@ async def test_an_answer_larger_than_the_gateway_holds_is_refused(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     """Plain ones are gathered up to a limit; streams have none."""
-    monkeypatch.setattr(chat, "ANSWER_BYTES_MAX", 10)
+    monkeypatch.setattr(choices, "ANSWER_BYTES_MAX", 10)
     assert (await post(MemoryDoor(work=says("12345", "67890")))).status == 200
     assert (await post(MemoryDoor(work=says("12345", "67890", "1")))).status == 503
     assert (await stream(MemoryDoor(work=says("12345", "67890", "1")))).events()[-1] == "[DONE]"

@@ -127,6 +127,14 @@ ROWS = [
         words(C.SCHEMA_INVALID, "response_format", problem="Unimplemented keys: not"),
     ),
     row(
+        503,
+        "schema_violation",
+        "The answer is not what the request demands: it is not JSON",
+        words(C.SCHEMA_VIOLATED, problem="it is not JSON"),
+        {"retry-after": "1"},
+        SERVER,
+    ),
+    row(
         400,
         "context_length_exceeded",
         "This model's maximum context length is 2048 tokens; your request has 3000",

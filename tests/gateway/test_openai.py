@@ -1,19 +1,19 @@
-"""OpenAI's JSON: what a body becomes, what is refused and how it is named, and the shapes of answers."""
+"""OpenAI's JSON: what a body becomes, what is refused and how it is named."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxp2p.records import ChatJob, Finish, Message, Piece, Role, Sampling
+from cxp2p.records import ChatJob, Message, Role, Sampling
 from cxp2p_gateway import openai
 from cxp2p_gateway.faults import Base, Condition, Dialect, Fault, render
-from cxp2p_gateway.openai import ChatAsk, Chunks, chat_ask
-from doors import chat_body, outcome_of, refusal, settlement_of
+from cxp2p_gateway.openai import ChatAsk, chat_ask
+from doors import chat_body, refusal
 
 
 def test_a_small_body_gets_the_products_defaults() -> None:
@@ -65,9 +65,24 @@ def test_null_is_absence_and_unknown_fields_are_ignored() -> None:
     nulls = dict.fromkeys(
         "stream stream_options temperature top_p max_tokens max_completion_tokens n stop seed frequency_penalty "
         "presence_penalty logit_bias logprobs top_logprobs response_format tools tool_choice functions function_call "
-        "modalities audio user store metadata".split()
+        "modalities audio user store metadata reasoning_effort chat_template_kwargs parallel_tool_calls "
+        "prompt_cache_key service_tier verbosity prediction".split()
     )
-    extras = {"x": [1], "reasoning_effort": "high", "verbosity": 7, "user": 5, "metadata": {"a": "b"}, "store": True}
+    extras = {
+        "x": [1],
+        "verbosity": 7,
+        "user": 5,
+        "metadata": {"a": "b"},
+        "store": True,
+        "prompt_cache_key": "k",
+        "prompt_cache_options": {},
+        "safety_identifier": "s",
+        "service_tier": "auto",
+        "prediction": {"type": "content", "content": "x"},
+        "web_search_options": {},
+        "moderation": {},
+        "provider": {"order": ["a"]},
+    }
     assert chat_ask(chat_body(**nulls)) == chat_ask(chat_body()) == chat_ask(chat_body(**extras))
 
 
@@ -141,8 +156,22 @@ def test_missing_model_or_messages_is_the_documented_error(body: dict[str, Any],
         ({"max_completion_tokens": -1}, "out_of_range", "max_completion_tokens", "-1 is less than 1"),
         ({"max_tokens": 0, "max_completion_tokens": 5}, "out_of_range", "max_tokens", "0 is less than 1"),
         ({"seed": 2**63}, "out_of_range", "seed", f"{2**63} is not between {-(2**63)} and {2**63 - 1}"),
-        ({"n": 0}, "out_of_range", "n", "0 is not between 1 and 128"),
-        ({"n": 129}, "out_of_range", "n", "129 is not between 1 and 128"),
+        ({"n": 0}, "out_of_range", "n", "0 is not between 1 and 8"),
+        ({"n": 9}, "out_of_range", "n", "9 is not between 1 and 8"),
+        ({"n": "2"}, "invalid_type", "n", "expected a number, got a string"),
+        (
+            {"reasoning_effort": "hard"},
+            "out_of_range",
+            "reasoning_effort",
+            "it is not one of none, minimal, low, medium, high, xhigh, max",
+        ),
+        (
+            {"chat_template_kwargs": {"enable_thinking": 0}},
+            "invalid_type",
+            "chat_template_kwargs.enable_thinking",
+            "expected a boolean, got a number",
+        ),
+        ({"chat_template_kwargs": True}, "invalid_type", "chat_template_kwargs", "expected an object, got a boolean"),
         ({"logprobs": True, "top_logprobs": 21}, "out_of_range", "top_logprobs", "21 is not between 0 and 20"),
         ({"stop": 5}, "invalid_type", "stop", "expected an array, got a number"),
         ({"stop": ["a"] * 5}, "out_of_range", "stop", "5 strings is not between 0 and 4"),
@@ -198,16 +227,34 @@ def test_a_wrong_value_is_named_with_its_place(changes: dict[str, Any], code: st
 
 
 @pytest.mark.parametrize(
-    ("changes", "param"),
+    ("changes", "thinking"),
     [
-        ({"n": 2}, "n"),
+        ({}, None),
+        ({"reasoning_effort": None, "chat_template_kwargs": None}, None),
+        ({"reasoning_effort": "none"}, False),
+        ({"reasoning_effort": "minimal"}, True),
+        ({"reasoning_effort": "high"}, True),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, False),
+        ({"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "none"}, True),
+        ({"chat_template_kwargs": {"another": 1}, "reasoning_effort": "none"}, False),
     ],
 )
-def test_what_nothing_here_can_do_yet_is_refused_by_name(changes: dict[str, Any], param: str) -> None:
-    """A field whose meaning would be lost is refused, never silently dropped."""
-    code, named, text = refusal(chat_body(**changes))
-    assert (code, named) == ("unsupported_parameter", param)
-    assert text.startswith(f"Unsupported parameter '{param}': ")
+def test_whether_a_model_should_think_reaches_the_job(changes: dict[str, Any], thinking: bool | None) -> None:
+    """No effort is no thinking; what is said to the template wins; nothing said leaves it to the template."""
+    assert chat_ask(chat_body(**changes)).job.thinking is thinking
+
+
+@pytest.mark.parametrize(
+    ("seed", "seeds"),
+    [(None, [None, None, None]), (5, [5, 6, 7]), (2**63 - 2, [2**63 - 2, 2**63 - 1, -(2**63)])],
+)
+def test_each_choice_is_a_job_with_a_seed_of_its_own(seed: int | None, seeds: list[int | None]) -> None:
+    """From a given seed they count up, so that the same request has the same choices again."""
+    ask = chat_ask(chat_body(n=3, seed=seed))
+    assert ask.choices == 3
+    jobs = [ask.job_of(index) for index in range(3)]
+    assert [job.sampling.seed for job in jobs] == seeds
+    assert {replace(job, sampling=Sampling()) for job in jobs} == {replace(ask.job, sampling=Sampling())}
 
 
 @pytest.mark.parametrize(
@@ -241,7 +288,7 @@ json_values = st.recursive(
 FIELDS = (
     "model messages stream stream_options temperature top_p max_tokens max_completion_tokens n stop seed logit_bias "
     "frequency_penalty presence_penalty logprobs top_logprobs response_format tools tool_choice functions "
-    "function_call modalities"
+    "function_call modalities reasoning_effort chat_template_kwargs parallel_tool_calls"
 ).split()
 PARTS = "role content name tool_calls tool_call_id function_call".split()
 wild_messages = st.lists(
@@ -262,111 +309,3 @@ def test_any_json_is_a_request_or_a_clean_refusal(body: dict[str, Any], turns: A
         made = fault
     if isinstance(made, Fault):
         assert {render(made, dialect, Base.DOCUMENTED).status for dialect in Dialect} <= {400, 503}
-
-
-def data(event: bytes) -> Any:
-    assert event.startswith(b"data: ")
-    assert event.endswith(b"\n\n")
-    assert event.count(b"\n") == 2
-    return json.loads(event[6:])
-
-
-def said(text: str) -> Piece:
-    return Piece(text=text, token_ids=(1,))
-
-
-def whole(text: str) -> openai.Whole:
-    made = openai.Whole()
-    made.take(said(text))
-    return made
-
-
-def chunks(**changes: Any) -> Chunks:
-    return Chunks(chat_ask(chat_body(stream=True, **changes)), "chatcmpl-1", 1_700_000_000)
-
-
-HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "smollm2:135m"}
-
-
-def choice(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]}
-
-
-def test_chunks_have_exactly_openais_shape() -> None:
-    """Role, text and finish chunks: the same id, time and model in all, and no usage key unless it was asked for."""
-    made = chunks()
-    assert data(made.role) == HEAD | choice({"role": "assistant", "content": ""})
-    assert data(made.piece(said("Hello"))) == HEAD | choice({"content": "Hello"})
-    assert data(made.finish("length", None)) == HEAD | choice({}, "length")
-    assert openai.DONE == b"data: [DONE]\n\n"
-
-
-def test_usage_is_null_in_all_chunks_but_the_last_if_it_was_asked_for() -> None:
-    """With include_usage every chunk has the key, and one chunk without choices has the numbers."""
-    made = chunks(stream_options={"include_usage": True})
-    for chunk in (made.role, made.piece(said("x")), made.finish("stop", None)):
-        assert data(chunk)["usage"] is None
-    usage = {
-        "prompt_tokens": 10,
-        "completion_tokens": 20,
-        "total_tokens": 30,
-        "prompt_tokens_details": {"cached_tokens": 4},
-    }
-    assert data(made.usage(settlement_of(), None)) == HEAD | {"choices": [], "usage": usage}
-    assert data(made.usage(settlement_of(), {"a": 1})) == HEAD | {"choices": [], "usage": usage, "cx": {"a": 1}}
-
-
-@given(st.text(min_size=1))
-def test_any_text_survives_the_byte_splice(text: str) -> None:
-    """What a client decodes from a chunk is what the node said, and no line ending of any kind splits the event."""
-    chunk = chunks().piece(said(text))
-    assert data(chunk)["choices"][0]["delta"]["content"] == text
-    assert len(chunk.decode().rstrip("\n").splitlines()) == 1
-
-
-def test_a_model_name_cannot_break_out_of_its_chunk() -> None:
-    """Quotes, newlines and line separators in the model's name stay inside the JSON string."""
-    model = 'a"\n\n\u2028data: [DONE]'
-    assert data(chunks(model=model).piece(said("x")))["model"] == model
-
-
-def test_a_whole_answer_has_exactly_openais_shape() -> None:
-    """The documented example's fields, and those the specification requires, and cx only when it is asked for."""
-    ask = chat_ask(chat_body())
-    cx = openai.cx_object(outcome_of())
-    body = openai.completion(ask, "chatcmpl-1", 1_700_000_000, whole("Hi!"), "stop", outcome_of(), None)
-    assert body == {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1_700_000_000,
-        "model": "smollm2:135m",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": "Hi!", "refusal": None},
-                "logprobs": None,
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": openai.usage(settlement_of()),
-    }
-    assert openai.completion(ask, "chatcmpl-1", 1_700_000_000, whole("Hi!"), "stop", outcome_of(), cx) == body | {
-        "cx": cx
-    }
-    assert cx == {
-        "node": "12D3KooWAbCdEfGh",
-        "attempts": 2,
-        "resumed": 0,
-        "queue_ms": 3,
-        "route": "load",
-        "found": {"via": "dht", "lookup_ms": 41},
-    }
-
-
-def test_only_a_job_that_ended_by_itself_has_a_finish_reason() -> None:
-    """A receipt that says cancelled, error, time-out or handed off never makes an answer look whole."""
-    reasons = {finish: openai.finish_reason(settlement_of(finish), called=False) for finish in Finish}
-    assert {finish for finish, reason in reasons.items() if reason} == {Finish.STOP, Finish.LENGTH}
-    assert (reasons[Finish.STOP], reasons[Finish.LENGTH]) == ("stop", "length")
-    assert openai.finish_reason(settlement_of(Finish.STOP), called=True) == "tool_calls"
-    assert openai.finish_reason(settlement_of(Finish.LENGTH), called=True) == "length"

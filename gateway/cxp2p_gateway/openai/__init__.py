@@ -11,6 +11,7 @@ from cxp2p_gateway.openai.answer import (
     cx_object,
     finish_reason,
     logprobs_object,
+    reasoning_units,
     usage,
 )
 from cxp2p_gateway.openai.ask import ChatAsk, chat_ask
@@ -29,5 +30,6 @@ __all__ = [
     "logprobs_object",
     "model_list",
     "model_object",
+    "reasoning_units",
     "usage",
 ]

@@ -6,13 +6,14 @@ ignores, as OpenAI does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cxp2p.records import ChatJob, Message, Role, Sampling
-from cxp2p_gateway.faults import Condition, Fault, invalid_type, out_of_range, unsupported
+from cxp2p_gateway.faults import Condition, Fault, invalid_type, out_of_range
 from cxp2p_gateway.fields import Fields, as_fields, checked_text, kind_of, ranged_length
-from cxp2p_gateway.openai.forms import calls_of, form_of, tools_of
+from cxp2p_gateway.openai.demands import NOTHING, Demand
+from cxp2p_gateway.openai.forms import calls_of, demand_of, form_of, tools_of
 
 MODEL_LENGTH_MAX: Final = 128  # what a record can name; a longer one is unknown to everyone
 MESSAGES_MAX: Final = 1024
@@ -22,19 +23,35 @@ STOP_LENGTH_MAX: Final = 1024
 BIASES_MAX: Final = 1024
 TOKENS_MAX: Final = 2**31 - 1
 LOGPROBS_MAX: Final = 20
+CHOICES_MAX: Final = 8  # each is a job of its own
 DEFAULTS: Final = Sampling()  # its temperature is the user guide's 0.7, not OpenAI's 1
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
+EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 MEDIA_PARTS: Final = {"image_url": "images", "input_audio": "audio", "file": "files"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatAsk:
-    """A chat request: the job, and how its answer is wanted."""
+    """A chat request: the job, how often, and how its answer is wanted.
+
+    `demand`: what each answer must be. `older_calls`: calls are wanted as `function_call`, as they were before tools.
+    """
 
     job: ChatJob
     stream: bool
     include_usage: bool
+    choices: int = 1
+    demand: Demand = NOTHING
+    older_calls: bool = False
+
+    def job_of(self, index: int) -> ChatJob:
+        """The job of one choice. Each draws with the seed after the last one's: they differ, and can be repeated."""
+        seed = self.job.sampling.seed
+        if seed is None or index == 0:
+            return self.job
+        seed += index
+        return replace(self.job, sampling=replace(self.job.sampling, seed=seed if seed < 2**63 else seed - 2**64))
 
 
 def chat_ask(body: dict[str, Any]) -> ChatAsk:
@@ -51,7 +68,7 @@ def chat_ask(body: dict[str, Any]) -> ChatAsk:
     ranged_length(len(messages), 1, MESSAGES_MAX, "messages", "messages")
     _refuse_unsupported(fields)
     toolbox = tools_of(fields)
-    form, schema = form_of(fields)
+    form = form_of(fields)
     stream = fields.flag("stream") or False
     options = fields.object("stream_options")
     if options is not None and not stream:
@@ -74,18 +91,20 @@ def chat_ask(body: dict[str, Any]) -> ChatAsk:
             tool_mode=toolbox.mode,
             tool_name=toolbox.name,
             parallel_calls=toolbox.parallel,
-            form=form,
-            schema=schema,
+            form=form.form,
+            schema=form.schema,
             logprobs=_logprobs(fields),
+            thinking=_thinking(fields),
         ),
         stream=stream,
         include_usage=options is not None and (options.flag("include_usage") or False),
+        choices=fields.whole("n", 1, CHOICES_MAX) or 1,
+        demand=demand_of(form, toolbox, streamed=stream),
+        older_calls=toolbox.older,
     )
 
 
 def _refuse_unsupported(fields: Fields) -> None:
-    if (fields.whole("n", 1, 128) or 1) > 1:
-        raise unsupported("n", "only one choice per request is available")
     for index, modality in enumerate(fields.list("modalities") or []):
         if checked_text(modality, f"modalities[{index}]") != "text":
             raise Fault(Condition.MODALITY_UNSUPPORTED, "modalities", {"problem": "only text is available"})
@@ -97,6 +116,16 @@ def _logprobs(fields: Fields) -> int | None:
     if top and not wanted:
         raise out_of_range("top_logprobs", "it is only allowed when 'logprobs' is true")
     return (top or 0) if wanted else None
+
+
+def _thinking(fields: Fields) -> bool | None:
+    """Whether a model that can should think first: what the template is told wins over how hard it should try."""
+    settings = fields.object("chat_template_kwargs")
+    told = settings.flag("enable_thinking") if settings is not None else None
+    effort = fields.choice("reasoning_effort", EFFORTS)
+    if told is not None or effort is None:
+        return told
+    return effort != "none"
 
 
 def _sampling(fields: Fields) -> Sampling:

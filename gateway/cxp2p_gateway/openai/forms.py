@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from cxp2p.records import AnswerForm, Tool, ToolCall, ToolMode
 from cxp2p_gateway.faults import invalid_type, out_of_range, unsupported
 from cxp2p_gateway.fields import Fields, as_fields, kind_of, ranged_length
+from cxp2p_gateway.openai.demands import ANY_OBJECT, Demand, Rule
 
 TOOLS_MAX: Final = 128
 CALLS_MAX: Final = 128
@@ -19,28 +21,58 @@ _TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolbox:
-    """The tools of a request, and how they may be used. `name`: the one that must be called."""
+    """The tools of a request, and how they may be used. `name`: the one that must be called.
+
+    `rules`: what the arguments of each must be; `strict`: which of them asked for that. `older`: all are `functions`,
+    and so must be the answer.
+    """
 
     tools: tuple[Tool, ...] = ()
     mode: ToolMode = ToolMode.AUTO
     name: str | None = None
     parallel: bool = True
+    older: bool = False
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    strict: frozenset[str] = frozenset()
+
+    @property
+    def checked(self) -> dict[str, Rule]:
+        """The rules of those tools whose calls are checked: all that may be called by force, or the strict ones."""
+        if self.mode is ToolMode.NAMED and self.name is not None:
+            return {self.name: self.rules[self.name]}
+        forced = self.mode is ToolMode.REQUIRED
+        return {tool.name: self.rules[tool.name] for tool in self.tools if forced or tool.name in self.strict}
 
 
 def tools_of(fields: Fields) -> Toolbox:
     """`tools`, `tool_choice` and `parallel_tool_calls`, or the older `functions` and `function_call`."""
     listed = fields.list("tools") or []
     ranged_length(len(listed), 0, TOOLS_MAX, "tools", "tools")
-    tools = tuple(_tool(as_fields(raw, f"tools[{index}]")) for index, raw in enumerate(listed))
+    functions = [_function_of(as_fields(raw, f"tools[{index}]")) for index, raw in enumerate(listed)]
     older = fields.list("functions") or []
-    ranged_length(len(older), 0, TOOLS_MAX, "functions", "functions")
-    tools += tuple(_function(as_fields(raw, f"functions[{index}]")) for index, raw in enumerate(older))
-    parallel = fields.flag("parallel_tool_calls")
-    box = Toolbox(tools=tools, parallel=not tools or parallel is not False)
+    ranged_length(len(older), 0, TOOLS_MAX - len(functions), "functions", "functions")
+    functions += [as_fields(raw, f"functions[{index}]") for index, raw in enumerate(older)]
+    tools: dict[str, Tool] = {}
+    rules: dict[str, Rule] = {}
+    strict: set[str] = set()
+    for each in functions:
+        tool = _tool(each)
+        if tools.setdefault(tool.name, tool) != tool:
+            raise out_of_range(each.param("name"), "another tool has this name")
+        rules.setdefault(tool.name, Rule(tool.parameters or ANY_OBJECT, each.param("parameters")))
+        strict |= {tool.name} if each.flag("strict") else set()
+    parallel = fields.flag("parallel_tool_calls") is not False
+    box = Toolbox(
+        tools=tuple(tools.values()),
+        parallel=not tools or (parallel and not older),
+        older=bool(older) and not listed,
+        rules=rules,
+        strict=frozenset(strict),
+    )
     return _chosen(fields, box)
 
 
-def _tool(fields: Fields) -> Tool:
+def _function_of(fields: Fields) -> Fields:
     kind = fields.text("type")
     if kind == "custom":
         raise unsupported(fields.param("type"), "only tools of type 'function' are available")
@@ -49,10 +81,10 @@ def _tool(fields: Fields) -> Tool:
     function = fields.object("function")
     if function is None:
         raise invalid_type(fields.param("function"), "expected an object, got null")
-    return _function(function)
+    return function
 
 
-def _function(fields: Fields) -> Tool:
+def _tool(fields: Fields) -> Tool:
     name = fields.text("name")
     if name is None or not _TOOL_NAME.fullmatch(name):
         raise out_of_range(fields.param("name"), "it is not 1 to 64 letters, digits, underscores and hyphens")
@@ -75,7 +107,7 @@ def _chosen(fields: Fields, box: Toolbox) -> Toolbox:
         mode = ToolMode(fields.choice(name, ("none", "auto", "required")) or "auto")
         if mode is ToolMode.REQUIRED and not box.tools:
             raise out_of_range(name, "it is only allowed when 'tools' is given")
-        return Toolbox(tools=box.tools, mode=mode, parallel=box.parallel)
+        return replace(box, mode=mode)
     if not isinstance(wanted, dict):
         raise invalid_type(name, f"expected a string or an object, got {kind_of(wanted)}")
     choice = as_fields(wanted, name)
@@ -95,7 +127,7 @@ def _named(choice: Fields, box: Toolbox) -> Toolbox:
     name = choice.text("name")
     if name not in {tool.name for tool in box.tools}:
         raise out_of_range(choice.param("name"), "it is not the name of one of the tools")
-    return Toolbox(tools=box.tools, mode=ToolMode.NAMED, name=name, parallel=False)
+    return replace(box, mode=ToolMode.NAMED, name=name, parallel=False)
 
 
 def _allowed(choice: Fields, box: Toolbox) -> Toolbox:
@@ -107,14 +139,28 @@ def _allowed(choice: Fields, box: Toolbox) -> Toolbox:
     tools = tuple(tool for tool in box.tools if tool.name in names)
     if not tools:
         raise out_of_range(choice.param("tools"), "it names none of the tools")
-    return Toolbox(tools=tools, mode=ToolMode(mode), parallel=box.parallel)
+    return replace(box, tools=tools, mode=ToolMode(mode))
 
 
-def form_of(fields: Fields) -> tuple[AnswerForm, str]:
-    """`response_format`: the form, and the JSON Schema as text if there is one."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """`response_format`: the form, and for a schema its text, where it stands, and whether it is strict."""
+
+    form: AnswerForm
+    schema: str = ""
+    param: str = "response_format"
+    strict: bool = True
+
+    @property
+    def rule(self) -> Rule:
+        return Rule(self.schema or ANY_OBJECT, self.param)
+
+
+def form_of(fields: Fields) -> Format:
+    """What `response_format` asks for."""
     wanted = fields.any("response_format")
     if wanted is None:
-        return AnswerForm.TEXT, ""
+        return Format(form=AnswerForm.TEXT)
     if not isinstance(wanted, str | dict):
         raise invalid_type("response_format", f"expected a string or an object, got {kind_of(wanted)}")
     param = "response_format"
@@ -127,13 +173,13 @@ def form_of(fields: Fields) -> tuple[AnswerForm, str]:
         if kind == "json_schema":
             return _schema_of(given)
     if kind in ("json", "json_object"):
-        return AnswerForm.JSON_OBJECT, ""
+        return Format(form=AnswerForm.JSON_OBJECT)
     if kind != "text":
         raise out_of_range(param, "it is not one of text, json_object, json_schema")
-    return AnswerForm.TEXT, ""
+    return Format(form=AnswerForm.TEXT)
 
 
-def _schema_of(given: Fields) -> tuple[AnswerForm, str]:
+def _schema_of(given: Fields) -> Format:
     described = given.object("json_schema")
     if described is None:
         raise invalid_type(given.param("json_schema"), "expected an object, got null")
@@ -141,10 +187,24 @@ def _schema_of(given: Fields) -> tuple[AnswerForm, str]:
     if name is None or not _TOOL_NAME.fullmatch(name):
         raise out_of_range(described.param("name"), "it is not 1 to 64 letters, digits, underscores and hyphens")
     schema = described.any("schema")
+    strict = described.flag("strict") or False
     if schema is None:
-        return AnswerForm.JSON_OBJECT, ""
+        return Format(form=AnswerForm.JSON_OBJECT)
     as_fields(schema, described.param("schema"))
-    return AnswerForm.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False)
+    return Format(
+        form=AnswerForm.JSON_SCHEMA,
+        schema=json.dumps(schema, ensure_ascii=False),
+        param=described.param("schema"),
+        strict=strict,
+    )
+
+
+def demand_of(form: Format, box: Toolbox, *, streamed: bool) -> Demand:
+    """What is checked of the answer. A stream that broke its schema can no longer be replaced: only a strict one is."""
+    must_call = box.mode in (ToolMode.REQUIRED, ToolMode.NAMED)
+    free = form.form is AnswerForm.TEXT or must_call or (streamed and not form.strict)
+    tools = {} if box.mode is ToolMode.NONE else box.checked
+    return Demand(text=None if free else form.rule, tools=tools, must_call=must_call)
 
 
 def calls_of(fields: Fields) -> tuple[ToolCall, ...]:
