@@ -14,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -67,6 +69,11 @@ class Identity:
         domain, payload_type = _domain(kind)
         signature = self.key_pair.private_key.sign(make_unsigned(domain, payload_type, body))
         return Envelope(self.key_pair.public_key, payload_type, body, signature).marshal_envelope()
+
+    def secret(self, purpose: str) -> bytes:
+        """32 bytes that only this peer can make, the same every time, for one purpose (HKDF, RFC 5869)."""
+        derive = HKDF(algorithm=SHA256(), length=32, salt=None, info=f"cxp2p/{purpose}/1".encode())
+        return derive.derive(self.key_pair.private_key.to_bytes()[:32])
 
 
 def new_identity() -> Identity:

@@ -12,6 +12,7 @@ from pathlib import Path
 import trio
 
 from cxp2p.client import Emit, Judge, Net, Outcome, Settlement, join, wall_ms
+from cxp2p.identity import Identity
 from cxp2p.paths import default_data_path
 from cxp2p.peer import open_peer
 from cxp2p.records import Job
@@ -21,6 +22,7 @@ from cxp2p_gateway.config import GatewaySettings, HttpSettings
 from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
 from cxp2p_gateway.http import Front, make_app
 from cxp2p_gateway.listener import serve_http
+from cxp2p_gateway.salts import CacheSalts
 from cxp2p_gateway.schemas.apart import open_schemas
 from cxp2p_gateway.store import Store
 from cxp2p_gateway.store.sqlite import open_store
@@ -30,9 +32,10 @@ from cxp2p_gateway.waiting import Patience
 class GatewayDoor:
     """The `Door` of a running gateway: its accounts and its dispatch."""
 
-    def __init__(self, accounts: Accounts, dispatch: Dispatch) -> None:
+    def __init__(self, accounts: Accounts, dispatch: Dispatch, salts: CacheSalts | None) -> None:
         self._accounts = accounts
         self._dispatch = dispatch
+        self._salts = salts
 
     async def authenticate(self, token: str, user_id: str | None) -> Caller | None:
         return await self._accounts.authenticate(token, user_id)
@@ -56,6 +59,8 @@ class GatewayDoor:
         deadline_s: float,
         judge: Judge | None = None,
     ) -> Outcome:
+        if self._salts is not None:
+            job = self._salts.salted(job, caller.account)
         return await self._dispatch.run(caller, generation, job, emit, deadline_s=deadline_s, judge=judge)
 
     async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
@@ -95,7 +100,9 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     ):
         first = await found_account(store, settings.accounts.credit, wall_ms(), rng)
         accounts = Accounts(store, wall_ms, settings.accounts.user_id)
-        front = make_app(GatewayDoor(accounts, dispatch), _patience(settings.http), schemas=schemas)
+        front = make_app(
+            GatewayDoor(accounts, dispatch, _salts(settings, identity)), _patience(settings.http), schemas=schemas
+        )
         async with trio.open_nursery() as nursery:
             serve = partial(serve_http, front, settings.http.host, settings.http.port, grace_s=settings.http.grace_s)
             port = await nursery.start(serve)
@@ -117,6 +124,11 @@ def _data_path(settings: GatewaySettings) -> Path:
 def _options(settings: GatewaySettings) -> DispatchOptions:
     receipts = settings.receipts
     return DispatchOptions(jobs_max=settings.jobs.jobs_max, kept_days=receipts.days, kept_max=receipts.kept_max)
+
+
+def _salts(settings: GatewaySettings, identity: Identity) -> CacheSalts | None:
+    shared = settings.jobs.share_prefix_cache_between_accounts
+    return None if shared else CacheSalts(identity.secret("cache-salt"))
 
 
 def _patience(http: HttpSettings) -> Patience:

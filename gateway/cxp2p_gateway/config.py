@@ -51,6 +51,10 @@ class JobSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     jobs_max: int = Field(256, ge=1, le=100_000, description="Jobs at once; more are told to come back.")
+    share_prefix_cache_between_accounts: bool = Field(
+        False,
+        description="Reuse what a node computed for one account's prompts for another's: faster, but it can be timed.",
+    )
 
 
 class ReceiptSettings(BaseModel):
