@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,13 @@ from llguidance.llamacpp import lltokenizer_from_vocab
 
 from cxp2p.records import Alternative, Logprob, Sampling
 from cxp2p_node.engines.constraints import Constraints
+from cxp2p_node.engines.llama_library import LoadError as LoadError
+from cxp2p_node.engines.llama_library import load_model
 from cxp2p_node.engines.slots import Take
 
 TEMPLATE_BYTES_MAX = 1 << 20
-LOG_LEVEL_ERROR = 4
 LOGPROB_MIN = -9999.0  # what stands for "never": JSON knows no infinity
 PENALTY_TOKENS = 4096  # how far back penalties look: more than most answers are long
-
-
-class LoadError(Exception):
-    """The model file cannot be used. The text says why, as far as llama.cpp tells."""
-
-
-def _print_error(level: int, text: bytes, _: object) -> None:
-    if level == LOG_LEVEL_ERROR:
-        sys.stderr.write(text.decode(errors="replace"))
-
-
-_log = llama.llama_log_callback(_print_error)  # kept here, as llama.cpp does not keep it alive
 
 
 class Model:
@@ -40,13 +28,7 @@ class Model:
     def __init__(
         self, path: Path, *, slots: int, context_units: int | None, threads: int, gpu_layers: int, batch_max: int
     ) -> None:
-        llama.llama_log_set(_log, ctypes.c_void_p(0))
-        llama.llama_backend_init()
-        model_params = llama.llama_model_default_params()
-        model_params.n_gpu_layers = gpu_layers
-        self._model = llama.llama_model_load_from_file(str(path).encode(), model_params)
-        if not self._model:
-            raise LoadError(f"llama.cpp cannot load {path.name}: is it a GGUF file of a model it knows?")
+        self._model = load_model(path, gpu_layers)
         trained = llama.llama_model_n_ctx_train(self._model)
         self.context_units = min(context_units or trained, trained)
         params = llama.llama_context_default_params()

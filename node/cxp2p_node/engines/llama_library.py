@@ -1,0 +1,36 @@
+"""llama.cpp itself: how it starts, where its errors go, and a model's file loaded. For worker processes only."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as llama
+
+LOG_LEVEL_ERROR = 4
+
+
+class LoadError(Exception):
+    """The model file cannot be used. The text says why, as far as llama.cpp tells."""
+
+
+def _print_error(level: int, text: bytes, _: object) -> None:
+    if level == LOG_LEVEL_ERROR:
+        sys.stderr.write(text.decode(errors="replace"))
+
+
+_log = llama.llama_log_callback(_print_error)  # kept here, as llama.cpp does not keep it alive
+
+
+def load_model(path: Path, gpu_layers: int) -> Any:
+    """llama.cpp's handle of the model in a file. Raises LoadError."""
+    llama.llama_log_set(_log, ctypes.c_void_p(0))
+    llama.llama_backend_init()
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = gpu_layers
+    model = llama.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise LoadError(f"llama.cpp cannot load {path.name}: is it a GGUF file of a model it knows?")
+    return model
