@@ -27,8 +27,20 @@ class ModelSettings(BaseModel):
     context_units: int | None = Field(None, ge=256, description="Tokens of context for each job.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; all cores if not set.")
     gpu_layers: int = Field(0, ge=-1, description="Layers on the GPU; -1 for all. Needs a GPU build of llama.cpp.")
+    keep: bool = Field(False, description="Keep the model in memory, whatever else is asked for.")
+    idle_s: float | None = Field(None, ge=1, description="Unload the model when nobody asked for it for so long.")
     price_in: int = Field(PRICE_IN, ge=0, description="µcredits per million input tokens.")
     price_out: int = Field(PRICE_OUT, ge=0, description="µcredits per million output tokens.")
+
+
+class MemorySettings(BaseModel):
+    """What models may take of this machine's memory. Models that do not fit beside others are loaded on demand."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models_mib_max: int | None = Field(
+        None, ge=1, description="MiB for all loaded models; what is free at the start, less a reserve, if not set."
+    )
 
 
 class WorkSettings(BaseModel):
@@ -52,6 +64,7 @@ class NodeSettings(BaseModel):
     models_path: Path | None = Field(None, description="Where model files are kept; shared by all nodes of a user.")
     pull: bool = Field(True, description="Fetch models of the catalogue that are not on this machine yet.")
     peer: PeerSettings = Field(default_factory=PeerSettings, description="Who this peer is and how it meets others.")
+    memory: MemorySettings = Field(default_factory=MemorySettings, description="What models may take of the memory.")
     work: WorkSettings = Field(default_factory=WorkSettings, description="For whom this node works.")
     models: tuple[ModelSettings, ...] = Field(
         (ModelSettings(name="smollm2:135m"),), min_length=1, max_length=60, description="The models that are served."

@@ -8,6 +8,7 @@ from pathlib import Path
 
 RESERVE_BYTES_MIN = 512 << 20  # for this program and the rest of the machine
 RESERVE_SHARE = 10  # one part of so many
+RESERVE_BYTES_NOW = 256 << 20  # what must be free beside a model that is loaded later, when others may need memory too
 UNKNOWN_SHARE = 2  # where the system does not tell what is free
 
 # A control group's limit, its use, and what of that are pages of files, which can be taken back: version 2, version 1.
@@ -20,6 +21,11 @@ GROUP_FILES = (
 def memory_for_models(available: int) -> int:
     """What models may take of `available` bytes when nobody says otherwise."""
     return max(0, available - max(RESERVE_BYTES_MIN, available // RESERVE_SHARE))
+
+
+def room_for_models(held: int, available: int) -> int:
+    """What models may take in all when they hold `held` bytes, and `available` are left."""
+    return max(held, held + available - RESERVE_BYTES_NOW)
 
 
 def memory_available(root: Path = Path("/")) -> int:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cxp2p_node.machine import RESERVE_BYTES_MIN, memory_available, memory_for_models
+from cxp2p_node.machine import (
+    RESERVE_BYTES_MIN,
+    RESERVE_BYTES_NOW,
+    memory_available,
+    memory_for_models,
+    room_for_models,
+)
 
 GIB = 1 << 30
 
@@ -73,3 +79,8 @@ def test_models_leave_a_reserve() -> None:
     assert memory_for_models(40 * GIB) == 36 * GIB
     assert memory_for_models(2 * GIB) == 2 * GIB - RESERVE_BYTES_MIN
     assert memory_for_models(RESERVE_BYTES_MIN // 2) == 0
+
+
+def test_models_get_more_only_of_what_is_free_now() -> None:
+    assert room_for_models(3 * GIB, 2 * GIB) == 5 * GIB - RESERVE_BYTES_NOW
+    assert room_for_models(3 * GIB, 0) == 3 * GIB

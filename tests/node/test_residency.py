@@ -90,7 +90,7 @@ def test_no_more_models_make_room_than_must() -> None:
 def test_a_model_with_running_jobs_is_never_unloaded_but_takes_no_more() -> None:
     models = [busy := loaded("busy", takers=1), absent("wanted", waiting=(NOW,))]
     made = plan(models, 1, NOW)
-    assert (made.load, made.unload, made.closed) == ((), (), {"busy"})
+    assert (made.load, made.unload, made.closed) == ((), (), frozenset({"busy"}))
     busy.takers = 0
     assert names(plan(models, 1, NOW).unload) == ["busy"]
 
@@ -124,7 +124,7 @@ def test_those_who_wait_longest_come_first() -> None:
     )
     models = [loaded("busy", 3, takers=1), third, second, first]
     made = plan(models, 4, NOW)
-    assert (names(made.load), made.closed) == (["third"], {"busy"})
+    assert (names(made.load), made.closed) == (["third"], frozenset({"busy"}))
 
 
 def test_only_so_many_are_loaded_at_once() -> None:
@@ -180,7 +180,7 @@ def test_a_wish_holds_for_a_while() -> None:
     assert plan([model], 1, NOW + 1).load == (model,)
     busy = loaded("busy", takers=1)
     made = plan([model, busy], 1, NOW + 1)
-    assert (made.closed, made.wake_at) == ({"busy"}, NOW + WISH_S)
+    assert (made.closed, made.wake_at) == (frozenset({"busy"}), NOW + WISH_S)
     assert plan([model, busy], 1, NOW + WISH_S) == Plan((), (), frozenset(), math.inf)
 
 

@@ -50,22 +50,26 @@ class Llama:
         self.worker.on_change(call)
 
     def describe(self) -> Capability:
-        settings = self._settings
-        return Capability(
-            service=Service.CHAT,
-            model=settings.model,
-            model_digest=settings.model_digest,
-            runtime=self._loaded.runtime,
-            context_units=self._loaded.context_units,
-            output_units_max=self._loaded.context_units,
-            prices=settings.prices,
-            slots=settings.slots,
-            queue_max=settings.queue_max,
-            load=Load(running=0, queued=0, first_piece_ms=0, units_per_s=0, loading_ms=0),
-        )
+        return described(self._settings, self._loaded.runtime, self._loaded.context_units)
 
     async def run(self, job: Job, seed: int, max_out: int, emit: Emit, counted: Counted) -> Usage:
         return await self.worker.run(encode(job), seed, max_out, emit, counted)
+
+
+def described(settings: LlamaSettings, runtime: str, context_units: int) -> Capability:
+    """What is offered of a model with so long a context."""
+    return Capability(
+        service=Service.CHAT,
+        model=settings.model,
+        model_digest=settings.model_digest,
+        runtime=runtime,
+        context_units=context_units,
+        output_units_max=context_units,
+        prices=settings.prices,
+        slots=settings.slots,
+        queue_max=settings.queue_max,
+        load=Load(running=0, queued=0, first_piece_ms=0, units_per_s=0, loading_ms=0),
+    )
 
 
 @asynccontextmanager

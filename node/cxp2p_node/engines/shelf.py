@@ -173,8 +173,9 @@ class Shelf:
             self.step()
 
     async def settled(self) -> None:
-        """Returns when nothing is being loaded, or is about to be."""
-        while any(each.due or each.state is State.LOADING for each in self._residents):
+        """Returns when nothing is being loaded. What is still due then waits for memory that others have."""
+        self.step()
+        while any(each.state is State.LOADING for each in self._residents):
             await self._news.wait()
 
     # Doing what the rules say.
