@@ -10,7 +10,7 @@ from typing import Annotated, Final, TypeAlias
 from annotated_types import Ge, Le, Len, MaxLen
 from pydantic import Strict
 
-from cxp2p.kinds import Blob, Count, Flag, Name, Text, TokenId, record
+from cxp2p.kinds import Blob, Count, Flag, Name, Natural, Text, TokenId, record
 
 
 class Service(StrEnum):
@@ -135,10 +135,97 @@ class EmbedJob:
     truncate: Flag = True
 
 
-Job: TypeAlias = ChatJob | EmbedJob
+@record
+class SpeechJob:
+    """A text read aloud; `model` is the voice.
 
-JOB_OF: Final[Mapping[Service, type[ChatJob] | type[EmbedJob]]] = MappingProxyType(
-    {Service.CHAT: ChatJob, Service.EMBED: EmbedJob}
+    The answer's bytes are samples of one channel, 22,050 a second, 16 bits signed, little-endian.
+    """
+
+    model: Name
+    text: Annotated[str, Strict(), Len(1, 10_000)]
+    speed: Annotated[float, Strict(), Ge(0.25), Le(4)] = 1.0
+
+
+class PageForm(StrEnum):
+    """What becomes of a web page."""
+
+    MARKDOWN = "markdown"
+    TEXT = "text"
+    HTML = "html"
+
+
+class Render(StrEnum):
+    """Whether a page's scripts are run: never, or where it is empty without them."""
+
+    NEVER = "never"
+    AUTO = "auto"
+
+
+@record
+class ScrapeJob:
+    """Web pages to fetch and read. The answer's bytes are frames, each a `ScrapedPage`, in any order.
+
+    `main_only`: without navigation, footers and the like. `age_s_max`: a copy that is no older will do. `wait_ms`: how
+    long a page's scripts may take.
+    """
+
+    model: Name
+    urls: Annotated[tuple[Annotated[str, Strict(), Len(1, 2048)], ...], Len(1, 50)]
+    form: PageForm = PageForm.MARKDOWN
+    main_only: Flag = True
+    links: Flag = False
+    timeout_s: Annotated[int, Strict(), Ge(1), Le(60)] = 30
+    age_s_max: Annotated[int, Strict(), Ge(0), Le(30 * 86_400)] = 0
+    render: Render = Render.NEVER
+    wait_ms: Annotated[int, Strict(), Ge(0), Le(30_000)] = 0
+
+
+class PageFault(StrEnum):
+    """Why there is no content of a page."""
+
+    INVALID_URL = "invalid_url"
+    URL_BLOCKED = "url_blocked"
+    ROBOTS_DISALLOWED = "robots_disallowed"
+    DNS_ERROR = "dns_error"
+    CONNECT_ERROR = "connect_error"
+    TLS_ERROR = "tls_error"
+    TIMEOUT = "timeout"
+    HTTP_ERROR = "http_error"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED_CONTENT_TYPE = "unsupported_content_type"
+    EXTRACTION_EMPTY = "extraction_empty"
+
+
+PageWords = Annotated[str, Strict(), MaxLen(2048)]
+
+
+@record
+class ScrapedPage:
+    """What came of url `number` of a ScrapeJob. `published`: as ISO 8601. `status`: of HTTP, 0 if there was none."""
+
+    number: Count
+    content: Text = ""
+    fault: PageFault | None = None
+    reason: PageWords = ""
+    title: PageWords = ""
+    description: PageWords = ""
+    author: PageWords = ""
+    published: PageWords = ""
+    language: PageWords = ""
+    final_url: PageWords = ""
+    content_type: PageWords = ""
+    status: Count = 0
+    fetched_at_ms: Natural = 0
+    cached: Flag = False
+    rendered: Flag = False
+
+
+Job: TypeAlias = ChatJob | EmbedJob | SpeechJob | ScrapeJob
+JobType: TypeAlias = type[ChatJob] | type[EmbedJob] | type[SpeechJob] | type[ScrapeJob]
+
+JOB_OF: Final[Mapping[Service, JobType]] = MappingProxyType(
+    {Service.CHAT: ChatJob, Service.EMBED: EmbedJob, Service.SPEECH: SpeechJob, Service.SCRAPE: ScrapeJob}
 )
 _SERVICE_OF: Final = {kind: service for service, kind in JOB_OF.items()}
 

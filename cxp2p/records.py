@@ -20,9 +20,15 @@ from cxp2p.jobs import EmbedJob as EmbedJob
 from cxp2p.jobs import Job as Job
 from cxp2p.jobs import Logprob as Logprob
 from cxp2p.jobs import Message as Message
+from cxp2p.jobs import PageFault as PageFault
+from cxp2p.jobs import PageForm as PageForm
+from cxp2p.jobs import Render as Render
 from cxp2p.jobs import Role as Role
 from cxp2p.jobs import Sampling as Sampling
+from cxp2p.jobs import ScrapedPage as ScrapedPage
+from cxp2p.jobs import ScrapeJob as ScrapeJob
 from cxp2p.jobs import Service as Service
+from cxp2p.jobs import SpeechJob as SpeechJob
 from cxp2p.jobs import Tool as Tool
 from cxp2p.jobs import ToolCall as ToolCall
 from cxp2p.jobs import ToolMode as ToolMode

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cxp2p import protocols
 from cxp2p.errors import RemoteProtocolError
 from cxp2p.merkle import leaf_hash, merkle_root, root_of_hashes
-from cxp2p.records import Capability, ChatJob, EmbedJob, Job, Piece, Service
+from cxp2p.records import Capability, ChatJob, EmbedJob, Job, Piece, ScrapeJob, Service, SpeechJob
 
 TEMPLATE_UNITS_MAX = 512  # what a chat template may add to a prompt: role marks and a default system message
 MARKS_MAX = 8  # what a tokenizer may add to an input that becomes a vector: its beginning, its end
@@ -16,34 +16,57 @@ OUTPUT_UNITS_MAX = 65_536  # of one order, whatever a node offers: what its answ
 BYTES_PER_TOKEN_MAX = 192
 LOGPROBS_BYTES_PER_TOKEN_MAX = 2048
 BYTES_PER_VECTOR_MAX = 33 * 1024  # 8,192 numbers and a frame
+AUDIO_MS_PER_LETTER_MAX = 400  # at speed 1; slow speech is about 90, and a number is read out
+AUDIO_MS_SPARE = 5_000
+BYTES_PER_AUDIO_MS_MAX = 46  # 22.05 samples of 16 bits, and a part of a frame
+BYTES_PER_PAGE_MAX = 4 * 1024 * 1024  # of Markdown or HTML, after 10 MiB of page
 BYTES_SPARE = protocols.FRAME_BYTES_MAX
 
 
 def input_units_max(job: Job, request: bytes, context_units: int) -> int:
     """The most input units of a job, sent as `request`: no tokenizer makes more tokens than there are bytes."""
-    if isinstance(job, ChatJob):
-        return min(len(request) + TEMPLATE_UNITS_MAX, context_units)
-    return sum(min(_size(each) + MARKS_MAX, context_units) for each in job.inputs)
+    match job:
+        case ChatJob():
+            return min(len(request) + TEMPLATE_UNITS_MAX, context_units)
+        case EmbedJob():
+            return sum(min(_size(each) + MARKS_MAX, context_units) for each in job.inputs)
+        case SpeechJob():
+            return len(job.text)
+        case ScrapeJob():
+            return len(job.urls)
 
 
 def output_units_max(job: Job, capability: Capability) -> int:
     """The most output units of a job that are ordered from a node that offers `capability`."""
-    if isinstance(job, EmbedJob):
-        return len(job.inputs)
-    room = min(capability.output_units_max, capability.context_units, OUTPUT_UNITS_MAX)
-    return min(job.max_tokens or room, room)
+    match job:
+        case ChatJob():
+            room = min(capability.output_units_max, capability.context_units, OUTPUT_UNITS_MAX)
+            return min(job.max_tokens or room, room)
+        case EmbedJob():
+            return len(job.inputs)
+        case SpeechJob():
+            return AUDIO_MS_SPARE + round(len(job.text) * AUDIO_MS_PER_LETTER_MAX / job.speed)
+        case ScrapeJob():
+            return len(job.urls)
 
 
 def answer_bytes_max(job: Job, max_out: int) -> int:
     """How many bytes a node may send for an order of `max_out` units."""
-    if isinstance(job, EmbedJob):
-        return BYTES_SPARE + max_out * BYTES_PER_VECTOR_MAX
-    return BYTES_SPARE + max_out * (BYTES_PER_TOKEN_MAX if job.logprobs is None else LOGPROBS_BYTES_PER_TOKEN_MAX)
+    match job:
+        case ChatJob():
+            each = BYTES_PER_TOKEN_MAX if job.logprobs is None else LOGPROBS_BYTES_PER_TOKEN_MAX
+        case EmbedJob():
+            each = BYTES_PER_VECTOR_MAX
+        case SpeechJob():
+            each = BYTES_PER_AUDIO_MS_MAX
+        case ScrapeJob():
+            each = BYTES_PER_PAGE_MAX
+    return BYTES_SPARE + max_out * each
 
 
 def longest_input_bytes(job: Job, request: bytes) -> int:
     """The size of what must fit into a model's context at once."""
-    return len(request) if isinstance(job, ChatJob) else max(_size(each) for each in job.inputs)
+    return max(_size(each) for each in job.inputs) if isinstance(job, EmbedJob) else len(request)
 
 
 def _size(each: str | Sequence[int]) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from cxp2p.errors import RemoteProtocolError
 from cxp2p.merkle import merkle_root
-from cxp2p.records import ChatJob, EmbedJob, Job, Message, Piece, Role, Service
+from cxp2p.records import ChatJob, EmbedJob, Job, Message, Piece, Role, ScrapeJob, Service, SpeechJob
 from cxp2p.testing.records import make_capability
 from cxp2p.units import Output, answer_bytes_max, input_units_max, longest_input_bytes, output_commit, output_units_max
 from cxp2p.wire import decode, encode
@@ -31,6 +31,8 @@ def embed(*inputs: str | tuple[int, ...]) -> EmbedJob:
         (embed("four", "é"), 100, (4 + 8) + (2 + 8)),
         (embed("x" * 1000, "four"), 100, 100 + (4 + 8)),
         (embed((1, 2, 3)), 100, 3 + 8),
+        (SpeechJob(model="m", text="Grüße"), 10, 5),
+        (ScrapeJob(model="m", urls=("http://a", "http://b")), 10, 2),
     ],
 )
 def test_the_most_input_units_of_a_job(job: Job, context_units: int, units: int) -> None:
@@ -44,6 +46,23 @@ def test_as_many_vectors_are_ordered_as_there_are_inputs() -> None:
 
     assert output_units_max(job, make_capability()) == 3
     assert 3 * 8192 * 4 < answer_bytes_max(job, 3) < 3 * 40_000 + 65_536
+
+
+@pytest.mark.parametrize(("speed", "ms"), [(1.0, 45_000), (2.0, 25_000), (0.25, 165_000)])
+def test_slow_speech_may_be_longer(speed: float, ms: int) -> None:
+    """Audio is ordered by the letters and the speed, and bytes by the audio."""
+    job = SpeechJob(model="m", text="x" * 100, speed=speed)
+
+    assert output_units_max(job, make_capability()) == ms
+    assert 44.1 * ms < answer_bytes_max(job, ms) < 50 * ms + 65_536
+
+
+def test_a_page_is_a_unit() -> None:
+    """As many pages are ordered as there are addresses."""
+    job = ScrapeJob(model="m", urls=("http://a",) * 50)
+
+    assert output_units_max(job, make_capability()) == 50
+    assert answer_bytes_max(job, 50) == 65_536 + 50 * 4 * 1024 * 1024
 
 
 def test_only_the_longest_input_must_fit() -> None:
