@@ -77,7 +77,10 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do now. `closed` are in memory but get no more jobs; at `wake_at` it is time to plan again."""
+    """What to do now. `closed` are in memory but get no more jobs.
+
+    At `wake_at` it is time to plan again, and what `ready_in_s` says changes.
+    """
 
     load: tuple[Resident, ...]
     unload: tuple[Resident, ...]
@@ -258,8 +261,9 @@ def _wakes_at(model: Resident, now: float) -> float:
     """When time alone changes what is to be done about a model; a time that is past means nothing."""
     if model.state is State.FAILED:
         return retry_at(model)
-    if model.state is State.LOADED and not model.keep and math.isfinite(model.idle_s):
-        return max(model.used_at + model.idle_s, stays_until(model))
+    if model.state is State.LOADED and not model.keep:
+        staying = stays_until(model)
+        return staying if now < staying else model.used_at + model.idle_s
     if model.state is State.ABSENT and now < model.wished_at + WISH_S:
         return model.wished_at + WISH_S
     return -math.inf

@@ -185,8 +185,10 @@ class Shelf:
         while True:
             self.step()
             replanned = self._replanned
-            with trio.move_on_at(self._plan.wake_at):
+            with trio.move_on_at(self._plan.wake_at) as patience:
                 await replanned.wait()
+            if patience.cancelled_caught:
+                self._tell()
 
     def step(self) -> None:
         """Plans anew, and does it. To be called after everything that changes what the plan depends on."""
