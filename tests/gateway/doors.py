@@ -31,6 +31,7 @@ from cxp2p_gateway.exchange import Outside
 from cxp2p_gateway.faults import Base, Fault, row_of, text_of
 from cxp2p_gateway.http import Front, make_app
 from cxp2p_gateway.openai import chat_ask
+from cxp2p_gateway.schemas import Schemas
 from cxp2p_gateway.waiting import Patience
 
 KEY = "sk-cx-0001 with spaces"
@@ -238,9 +239,9 @@ def card(model: str = "smollm2:135m", **changes: Any) -> ModelCard:
     return ModelCard(**{**fields, **changes})
 
 
-def front(door: MemoryDoor, patience: Patience | None = None, seed: int = 1) -> Front:
+def front(door: MemoryDoor, patience: Patience | None = None, seed: int = 1, schemas: Schemas | None = None) -> Front:
     """The real front over `door`, with a wall clock that stands still and ids from a seed."""
-    return make_app(door, patience, outside=Outside(wall_ms=lambda: WALL_MS, rng=Random(seed)))
+    return make_app(door, patience, outside=Outside(wall_ms=lambda: WALL_MS, rng=Random(seed)), schemas=schemas)
 
 
 @dataclass
