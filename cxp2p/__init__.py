@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cxp2p.client import Answer, Net, connect
+    from cxp2p.client import Answer, Embeddings, Net, connect
     from cxp2p.errors import CxError, JobFailed, JobRefused, NoNode, PeerUnreachable
     from cxp2p.identity import Identity, load_identity, new_identity
     from cxp2p.records import Message, Role, Sampling
@@ -20,6 +20,7 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 __all__ = [
     "Answer",
     "CxError",
+    "Embeddings",
     "Identity",
     "JobFailed",
     "JobRefused",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "cxp2p.client": ("Answer", "Net", "connect"),
+    "cxp2p.client": ("Answer", "Embeddings", "Net", "connect"),
     "cxp2p.errors": ("CxError", "JobFailed", "JobRefused", "NoNode", "PeerUnreachable"),
     "cxp2p.identity": ("Identity", "load_identity", "new_identity"),
     "cxp2p.records": ("Message", "Role", "Sampling"),

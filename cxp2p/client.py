@@ -16,17 +16,19 @@ from dataclasses import dataclass
 import trio
 
 from cxp2p.directory import Directory, Entry
+from cxp2p.embed import AT_ONCE_MAX, Input
 from cxp2p.errors import NoNode
 from cxp2p.identity import Identity, new_identity
 from cxp2p.net import Network
 from cxp2p.net.ask import DEADLINE_S, Asker, Books, Emit, Judge, Outcome, Settlement
 from cxp2p.net.discover import Discovery, offer_sequence
+from cxp2p.net.embedding import Embedder, Embeddings, Took
 from cxp2p.net.tasks import background
 from cxp2p.records import ChatJob, Finish, Job, Message, Order, Piece, Role, Sampling, Service
 
 PATIENCE_S = 15.0  # a fresh peer needs seconds to find its first node
 
-__all__ = ["Answer", "Books", "Emit", "Judge", "Net", "Outcome", "Settlement", "connect", "wall_ms"]
+__all__ = ["Answer", "Books", "Embeddings", "Emit", "Judge", "Net", "Outcome", "Settlement", "connect", "wall_ms"]
 
 
 def wall_ms() -> int:
@@ -64,6 +66,7 @@ class Net:
         self.network = network
         self.discovery = discovery
         self._asker = asker
+        self._embedder = Embedder(asker, discovery, wall)
         self._wall_ms = wall
 
     @property
@@ -109,11 +112,52 @@ class Net:
         finish = outcome.settlement.receipt.finish
         return Answer(text="".join(texts), token_ids=tuple(token_ids), finish=finish, outcome=outcome)
 
+    async def embed(
+        self,
+        model: str,
+        texts: str | Sequence[Input],
+        *,
+        truncate: bool = True,
+        deadline_s: float = DEADLINE_S,
+        patience_s: float = PATIENCE_S,
+    ) -> Embeddings:
+        """Asks the network for a vector of each text, in their order; many are split over nodes. A string is one text.
+
+        `truncate`: a text that is too long for the model is cut; otherwise it fails all. Instead of a text token ids
+        of this model can be given. Raises what `chat` raises, and AnswerRefused if nodes sent no vectors.
+        """
+        await self.find(model, patience_s, Service.EMBED)
+        inputs = [texts] if isinstance(texts, str) else texts
+        return await self.run_embed(model, inputs, NoBooks(), truncate=truncate, deadline_s=deadline_s)
+
     async def run(
-        self, job: Job, emit: Emit, books: Books, *, deadline_s: float = DEADLINE_S, judge: Judge | None = None
+        self,
+        job: Job,
+        emit: Emit,
+        books: Books,
+        *,
+        deadline_s: float = DEADLINE_S,
+        judge: Judge | None = None,
+        digest: bytes | None = None,
     ) -> Outcome:
         """One job, its pieces to `emit`, its money to `books`: what a gateway calls. See `cxp2p.net.ask.Asker.run`."""
-        return await self._asker.run(job, emit, books, deadline_s=deadline_s, judge=judge)
+        return await self._asker.run(job, emit, books, deadline_s=deadline_s, judge=judge, digest=digest)
+
+    async def run_embed(
+        self,
+        model: str,
+        inputs: Sequence[Input],
+        books: Books,
+        *,
+        truncate: bool = True,
+        deadline_s: float = DEADLINE_S,
+        at_once: int = AT_ONCE_MAX,
+        took: Took | None = None,
+    ) -> Embeddings:
+        """Vectors, their money to `books`: what a gateway calls. See `cxp2p.net.embedding.Embedder.run`."""
+        return await self._embedder.run(
+            model, inputs, books, truncate=truncate, deadline_s=deadline_s, at_once=at_once, took=took
+        )
 
     async def find(self, model: str, patience_s: float = PATIENCE_S, service: Service = Service.CHAT) -> None:
         """Waits until a live node offers `model`. Raises NoNode after `patience_s`."""

@@ -76,6 +76,11 @@ def blame(fault: Fault) -> Blame:
     return Blame.FAILED
 
 
+def of_digest(candidates: Iterable[Candidate], digest: bytes | None) -> list[Candidate]:
+    """Those that have exactly these weights; None: any."""
+    return [(entry, able) for entry, able in candidates if digest in (None, able.model_digest)]
+
+
 def remaining(candidates: Iterable[Candidate], faults: Sequence[Fault]) -> list[Candidate]:
     """Those that may still do the job: a prompt that is surely too long needs more context, any other as much."""
     room = max((fault.context_units + fault.sure for fault in faults if fault.too_long), default=0)

@@ -31,7 +31,7 @@ from cxp2p.records import (
     Usage,
 )
 from cxp2p_node.app import Node, run_node
-from cxp2p_node.engines import Counted, Emit
+from cxp2p_node.engines import Counted, Emit, Engine
 
 EPOCH_MS = 1_800_000_000_000
 PRICES = Prices(input=1_000_000, output=2_000_000)
@@ -161,7 +161,7 @@ class World:
         return network
 
     async def node(
-        self, *engines: ScriptedEngine, exposure_max: int = 10**9, wall_ms: Callable[[], int] | None = None
+        self, *engines: Engine, exposure_max: int = 10**9, wall_ms: Callable[[], int] | None = None
     ) -> Node:
         identity = self.identity()
         network = await self.peer(identity)

@@ -28,7 +28,7 @@ from cxp2p.net import Network
 from cxp2p.net.attempt import STALL_S, Attempt, Books, Emit, Judge, Settlement
 from cxp2p.net.discover import Discovery
 from cxp2p.records import Capability, ChatJob, FailureCode, Job, RefusalCode, Verdict, service_of
-from cxp2p.routing import Blame, Candidate, Fault, blame, most_it_costs, rank, remaining, too_dear, worst
+from cxp2p.routing import Blame, Candidate, Fault, blame, most_it_costs, of_digest, rank, remaining, too_dear, worst
 from cxp2p.wire import encode
 
 log = logging.getLogger("cxp2p.ask")
@@ -61,6 +61,7 @@ class _Run:
     emit: Emit
     books: Books
     judge: Judge | None
+    digest: bytes | None
     tried: list[str]
     faults: list[Fault]
     begun: float = math.inf
@@ -84,7 +85,14 @@ class Asker:
         self._lanes = FreeLanes(lambda: rng.randbytes(16))
 
     async def run(
-        self, job: Job, emit: Emit, books: Books, *, deadline_s: float = DEADLINE_S, judge: Judge | None = None
+        self,
+        job: Job,
+        emit: Emit,
+        books: Books,
+        *,
+        deadline_s: float = DEADLINE_S,
+        judge: Judge | None = None,
+        digest: bytes | None = None,
     ) -> Outcome:
         """Does one job: pieces go to `emit` in order, the signed outcome is returned.
 
@@ -93,9 +101,9 @@ class Asker:
         than the account has, the cheapest is asked. Raises NoNode, JobRefused (every node said no, or the request is
         too large for any), JobFailed (after the first piece, or the request itself cannot be done), PeerUnreachable,
         InsufficientCredit. An answer with which `judge` finds fault is disputed, so that it costs nothing, its node is
-        asked last for a while, and AnswerRefused is raised.
+        asked last for a while, and AnswerRefused is raised. `digest`: only nodes with exactly these weights are asked.
         """
-        run = _Run(job, encode(job), emit, books, judge, [], [])
+        run = _Run(job, encode(job), emit, books, judge, digest, [], [])
         if len(run.request) > REQUEST_BYTES_MAX:
             why = f"the request has {len(run.request)} bytes, the limit is {REQUEST_BYTES_MAX}"
             raise JobRefused(RefusalCode.REQUEST_INVALID, why)
@@ -137,7 +145,7 @@ class Asker:
     def _choose(self, run: _Run) -> Candidate:
         now = trio.current_time()
         candidates = self._directory.candidates(service_of(run.job), run.job.model, self._wall_ms(), now)
-        ranked = rank(remaining(candidates, run.faults), run.tried, self._rng, now)
+        ranked = rank(remaining(of_digest(candidates, run.digest), run.faults), run.tried, self._rng, now)
         if too_dear(run.faults):
             ranked.sort(key=lambda candidate: most_it_costs(candidate[1]))
         if ranked:

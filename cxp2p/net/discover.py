@@ -21,7 +21,7 @@ from cxp2p.errors import CxError, PeerUnreachable, RemoteProtocolError
 from cxp2p.identity import Kind, open_envelope
 from cxp2p.net import Network, Stream
 from cxp2p.net.pump import RecordReader, send_record
-from cxp2p.records import Offer, OfferSent, OffersKnown, OffersWanted, Service
+from cxp2p.records import JOB_OF, Offer, OfferSent, OffersKnown, OffersWanted, Service
 from cxp2p.wire import decode
 
 log = logging.getLogger("cxp2p.discover")
@@ -83,7 +83,9 @@ class Discovery:
         self._rng = rng
         self._watching = watching
         self._watched: dict[str, trio.CancelScope] = {}
-        self._wanted: OrderedDict[tuple[Service, str | None], None] = OrderedDict({(Service.CHAT, None): None})
+        self._wanted: OrderedDict[tuple[Service, str | None], None] = OrderedDict(
+            ((service, None), None) for service in JOB_OF
+        )
         self._news = trio.Event()
         self._limit = trio.CapacityLimiter(LOOKUPS_AT_ONCE)
         self.own_offer: Callable[[], bytes] | None = None
