@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cxp2p.peer import PeerSettings
 
 # µcredits per million tokens: a small model on a home machine, well under what hosted models of its size cost.
 PRICE_IN = 20_000
 PRICE_OUT = 60_000
+
+UPSTREAM_ONLY = ("url", "upstream_model", "service", "key_env", "key_path", "output_units_max", "digest")
 
 
 class ModelSettings(BaseModel):
@@ -20,7 +22,9 @@ class ModelSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="The model's name in the catalogue, e.g. smollm2:135m.")
-    engine: Literal["llama", "echo"] = Field("llama", description="llama: llama.cpp. echo: no model, for trying out.")
+    engine: Literal["llama", "upstream", "echo"] = Field(
+        "llama", description="llama: llama.cpp. upstream: a server of yours, see url. echo: no model, for trying out."
+    )
     path: Path | None = Field(None, description="A GGUF file of your own, instead of the catalogue's.")
     slots: int | None = Field(None, ge=1, le=256, description="Jobs at once; chosen from the machine if not set.")
     queue_max: int = Field(32, ge=0, le=10_000, description="Jobs that may wait; more are refused with a time.")
@@ -31,6 +35,33 @@ class ModelSettings(BaseModel):
     idle_s: float | None = Field(None, ge=1, description="Unload the model when nobody asked for it for so long.")
     price_in: int = Field(PRICE_IN, ge=0, description="µcredits per million input tokens.")
     price_out: int = Field(PRICE_OUT, ge=0, description="µcredits per million output tokens.")
+    url: str | None = Field(
+        None, description="upstream: base URL of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1."
+    )
+    upstream_model: str | None = Field(
+        None, min_length=1, max_length=256, description="upstream: the model's id there; `name`, if not set."
+    )
+    service: Literal["chat", "embed"] = Field("chat", description="upstream: what the model does.")
+    key_env: str | None = Field(None, description="upstream: the environment variable that holds the server's key.")
+    key_path: Path | None = Field(None, description="upstream: a file that holds the key, instead.")
+    output_units_max: int | None = Field(None, ge=1, description="upstream: tokens of an answer at most.")
+    digest: str = Field(
+        "", max_length=256, description="upstream: what else tells the model apart, e.g. the SHA-256 of its weights."
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_engine(self) -> ModelSettings:
+        if self.engine == "upstream":
+            if self.url is None:
+                raise ValueError('engine = "upstream" needs url, e.g. http://127.0.0.1:8000/v1')
+            if self.key_env is not None and self.key_path is not None:
+                raise ValueError("key_env and key_path: one is enough")
+            return self
+        fields = type(self).model_fields
+        given = [name for name in UPSTREAM_ONLY if getattr(self, name) != fields[name].default]
+        if given:
+            raise ValueError(f'{", ".join(given)}: only engine = "upstream" has this, here it is {self.engine}')
+        return self
 
 
 class MemorySettings(BaseModel):
