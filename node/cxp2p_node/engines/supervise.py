@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import trio
 
@@ -45,6 +47,7 @@ LEAVE_S = 1.0
 SEND_S = 5.0
 READ_BYTES_MAX = 1 << 16
 LOAD_S_MAX = 1800.0  # tens of gigabytes from a slow disk
+OOM_SCORE = 800  # of -1000 to 1000: a worker goes before all else when memory runs out; its jobs move on
 SILENT_S_MAX = 180.0  # a worker beats every few seconds, between decodes: longer than any decode that is of use
 
 
@@ -54,13 +57,15 @@ def restart_pause_s(failures: int) -> float:
 
 
 class Worker:
-    """A supervised worker. Made by `open_worker`."""
+    """A supervised worker. Made by `open_worker`. It may map at most `address_bytes_max` bytes, if that is given."""
 
-    def __init__(self, name: str, command: Sequence[str]) -> None:
+    def __init__(self, name: str, command: Sequence[str], address_bytes_max: int | None = None) -> None:
         self.name = name
         self.loaded: Loaded | None = None
         self.pid: int | None = None
         self._command = tuple(command)
+        self._address_bytes_max = address_bytes_max
+        self._given_up = ""  # why we killed the process
         self._changed: Callable[[], None] = lambda: None
         self._news = trio.Event()
         self._jobs: dict[int, trio.MemorySendChannel[Message]] = {}
@@ -145,7 +150,8 @@ class Worker:
                 reason = f"the worker of {self.name} ended"
                 raise JobFailed(FailureCode.ENGINE_DIED, reason) from None
         if patience.cancelled_caught:
-            process.kill()  # it hangs, and half a frame is in its pipe
+            self._given_up = "it did not listen, and was killed"  # half a frame is in its pipe
+            process.kill()
             raise JobFailed(FailureCode.ENGINE_DIED, f"the worker of {self.name} does not listen")
 
     # Supervision.
@@ -157,7 +163,8 @@ class Worker:
             begun = trio.current_time()
             ending = await self._live()
             ever = ever or ending.was_loaded
-            if not ever and (ending.unfit or failures >= 2):
+            # One that is killed while it loads has hardly room enough: to try again at once would only harm the others.
+            if not ever and (ending.unfit or ending.was_killed or failures >= 2):
                 raise SettingsError(f"{self.name} cannot be loaded: {ending.unfit or ending.how}")
             failures = 0 if trio.current_time() - begun > STEADY_S else failures + 1
             pause_s = restart_pause_s(failures - 1)
@@ -176,10 +183,13 @@ class Worker:
             ending.how = f"it cannot be started: {error.strerror or error}"
             return ending
         self.pid = process.pid
+        _hold_back(process.pid, self._address_bytes_max)
         try:
             await self._listen(process, ending)
         except RemoteProtocolError as error:
-            log.error("the worker of %s broke the pipe's protocol: %s", self.name, error)
+            ending.how = f"it broke the pipe's protocol: {error}"
+        except trio.BrokenResourceError as error:
+            ending.how = f"its pipe broke: {error}"
         finally:
             self._process, self.loaded, self.pid = None, None, None
             for inbox in self._jobs.values():
@@ -187,25 +197,32 @@ class Worker:
             self._jobs.clear()
             self._tell()
             with trio.CancelScope(shield=True):
-                await _finish(process)
-        ending.how = describe_exit(process.returncode)
+                heeded = await _finish(process)
+        blamed, self._given_up = self._given_up, ""
+        if not ending.how:
+            ending.how = blamed or (describe_exit(process.returncode) if heeded else "it closed its pipe and stayed")
+            ending.was_killed = heeded and not blamed and process.returncode == -signal.SIGKILL
         return ending
 
     async def _listen(self, process: trio.Process, ending: _Ending) -> None:
         assert process.stdout is not None
         frames = Frames()
+        heard_at = trio.current_time()
         while True:
             patience_s = SILENT_S_MAX if self.ready else LOAD_S_MAX
-            with trio.move_on_after(patience_s) as patience:
+            with trio.move_on_at(heard_at + patience_s) as patience:
                 data = await process.stdout.receive_some(READ_BYTES_MAX)
             if patience.cancelled_caught:
                 process.kill()
-                raise RemoteProtocolError(f"it said nothing for {patience_s:g} s")
+                raise RemoteProtocolError(f"it said nothing whole for {patience_s:g} s")
             if not data:
                 return
-            for message in frames.feed(data):
+            messages = frames.feed(data)
+            if messages:
+                heard_at = trio.current_time()
+            for message in messages:
                 match message:
-                    case Loaded():
+                    case Loaded() if not self.ready:
                         self._process, self.loaded, ending.was_loaded = process, message, True
                         self._tell()
                     case Unfit(reason=reason):
@@ -215,7 +232,7 @@ class Worker:
                     case Counted(job=number) | Made(job=number) | Done(job=number) | Failed(job=number):
                         self._deliver(number, message)
                     case _:
-                        raise RemoteProtocolError(f"{type(message).__name__} is not for the node")
+                        raise RemoteProtocolError(f"{type(message).__name__} is not for the node now")
 
     def _deliver(self, number: int, message: Message) -> None:
         inbox = self._jobs.get(number)  # none: the job was stopped meanwhile
@@ -238,39 +255,55 @@ class _Ending:
     """How one life of the process went."""
 
     was_loaded = False
+    was_killed = False  # by others
     unfit = ""
     how = ""
 
 
-async def _finish(process: trio.Process) -> None:
-    """Closes its input, which ends it, and kills it if it does not heed."""
+async def _finish(process: trio.Process) -> bool:
+    """Closes its input, which ends it, and kills it if it does not heed. Whether it did."""
     if process.stdin is not None:
         await process.stdin.aclose()
     with trio.move_on_after(LEAVE_S):
         await process.wait()
-    if process.returncode is None:
+    heeded = process.returncode is not None
+    if not heeded:
         process.kill()
         await process.wait()
     if process.stdout is not None:
         await process.stdout.aclose()
+    return heeded
+
+
+def _hold_back(pid: int, address_bytes_max: int | None) -> None:
+    """When memory runs out the system should kill this process, not the node, if it can be told so."""
+    with suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE))
+    with suppress(ProcessLookupError):
+        if address_bytes_max is not None:
+            resource.prlimit(pid, resource.RLIMIT_AS, (address_bytes_max, address_bytes_max))
 
 
 def describe_exit(code: int | None) -> str:
     """An exit status in words."""
     if code is None or code >= 0:
         return f"exit code {code}"
+    if code == -signal.SIGKILL:
+        return "killed by SIGKILL (out of memory?)"
     with suppress(ValueError):
         return f"killed by {signal.Signals(-code).name}"
     return f"killed by signal {-code}"
 
 
 @asynccontextmanager
-async def open_worker(name: str, module: str, arguments: Sequence[str] = ()) -> AsyncIterator[Worker]:
+async def open_worker(
+    name: str, module: str, arguments: Sequence[str] = (), address_bytes_max: int | None = None
+) -> AsyncIterator[Worker]:
     """Runs `python -m MODULE ARGUMENTS` as a supervised worker for as long as the block runs.
 
-    Entered when it is loaded. Raises SettingsError if it cannot be loaded at all.
+    Entered when it is loaded. Raises SettingsError if it cannot be loaded at all. `address_bytes_max`: what it may map.
     """
-    worker = Worker(name, (sys.executable, "-m", module, *arguments))
+    worker = Worker(name, (sys.executable, "-m", module, *arguments), address_bytes_max)
     async with background() as nursery:
         nursery.start_soon(worker.supervise)
         await worker.until_ready(math.inf)
