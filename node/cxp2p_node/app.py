@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -23,13 +23,17 @@ from cxp2p.net.tasks import background
 from cxp2p.paths import default_data_path
 from cxp2p.peer import open_peer
 from cxp2p.records import Capability, Service
+from cxp2p.wire import encode
 from cxp2p_node.advertise import Advertiser
 from cxp2p_node.bench import Bench, bench
 from cxp2p_node.catalog import look_up
 from cxp2p_node.config import NodeSettings
 from cxp2p_node.engines import Engine
-from cxp2p_node.engines.opening import in_thread, open_engine
+from cxp2p_node.engines.opening import in_thread, loadable, open_engine
+from cxp2p_node.engines.shelf import Loadable, Shelf, open_shelf
+from cxp2p_node.machine import memory_available, memory_for_models, room_for_models
 from cxp2p_node.models import ModelError, Progress, Store
+from cxp2p_node.models.header import HeaderError
 from cxp2p_node.serve import Serving
 
 log = logging.getLogger("cxp2p.node")
@@ -40,13 +44,20 @@ OFFER_BYTES_SPARE = 2048  # for what changes in an offer: the load, the addresse
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A running node: what serves, what advertises, what it knows of others."""
+    """A running node: what serves, what advertises, what it knows of others. `unusable`: why models are not served."""
 
     network: Network
     serving: Serving
     advertiser: Advertiser
     discovery: Discovery
     benches: Mapping[tuple[Service, str], Bench]
+    unusable: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """Why models are not offered now, by their names."""
+        away = ((model, each) for (_, model), each in self.benches.items() if not each.engine.ready)
+        return {**self.unusable, **{model: each.fault or "its worker ended" for model, each in away}}
 
     async def drain(self, patience_s: float = DRAIN_S) -> None:
         """Takes no more jobs, says so in the offer, and waits for those that run."""
@@ -85,7 +96,8 @@ async def run_node(
         agent=f"cxp2p/{cxp2p.__version__}",
         owner=owner,
     )
-    if len(advertiser.envelope) + OFFER_BYTES_SPARE > protocols.OFFER_BYTES_MAX:
+    absent = sum(len(encode(each.capability())) for each in benches.values() if not each.engine.ready)
+    if len(advertiser.envelope) + absent + OFFER_BYTES_SPARE > protocols.OFFER_BYTES_MAX:
         raise SettingsError("models: their offer is too large for the network: serve fewer, or give them shorter names")
     for engine in engines:
         engine.on_change(advertiser.change)
@@ -106,7 +118,7 @@ async def fetch_models(settings: NodeSettings, progress: Progress) -> None:
     """Fetches the models that are not on this machine yet. Raises SettingsError, ModelError."""
     store = open_store(settings)
     for model in settings.models:
-        if model.engine != "echo" and model.path is None:
+        if model.engine == "llama" and model.path is None:
             entry = look_up(model.name)
             if not store.has(entry) and not settings.pull:
                 raise ModelError(f"{entry.name} is not on this machine: `cxp2p models pull {entry.name}` fetches it")
@@ -124,7 +136,7 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Node]:
         raise SettingsError(f"models: each name may stand once, given are {', '.join(names)}")
     store = open_store(settings)
     async with AsyncExitStack() as stack:
-        engines = tuple([await stack.enter_async_context(open_engine(model, store)) for model in settings.models])
+        engines, unusable = await _open_engines(settings, store, stack)
         data_path = settings.data_path or default_data_path("node")
         identity, network = await stack.enter_async_context(open_peer(settings.peer, data_path))
         running = run_node(
@@ -136,4 +148,42 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Node]:
             exposure_max=settings.work.exposure_max,
             owner=settings.work.owner,
         )
-        yield await stack.enter_async_context(running)
+        yield replace(await stack.enter_async_context(running), unusable=unusable)
+
+
+async def _open_engines(
+    settings: NodeSettings, store: Store, stack: AsyncExitStack
+) -> tuple[tuple[Engine, ...], dict[str, str]]:
+    """An engine for each model, in their order, and what is wrong with the others.
+
+    Raises SettingsError if no model can be served.
+    """
+    loadables: dict[str, Loadable] = {}
+    unusable: dict[str, str] = {}
+    for model in settings.models:
+        try:
+            found = await loadable(model, store)
+        except HeaderError as error:
+            log.error("%s; it is not offered until the file is replaced and the node started again", error)
+            unusable[model.name] = str(error)
+        else:
+            if found is not None:
+                loadables[model.name] = found
+    opened = {
+        model.name: await stack.enter_async_context(open_engine(model, store))
+        for model in settings.models
+        if model.name not in loadables and model.name not in unusable
+    }
+    shelf = await stack.enter_async_context(_open_shelf(settings, tuple(loadables.values())))
+    engines: dict[str, Engine] = opened | dict(zip(loadables, shelf.models, strict=True))
+    if not opened and not any(engine.ready for engine in engines.values()):  # a server may come later
+        raise SettingsError("; ".join([*unusable.values(), *(model.fault for model in shelf.models)]))
+    return tuple(engines[model.name] for model in settings.models if model.name in engines), unusable
+
+
+def _open_shelf(settings: NodeSettings, loadables: Sequence[Loadable]) -> AbstractAsyncContextManager[Shelf]:
+    """What the settings allow, or what the machine has."""
+    if settings.memory.models_mib_max is not None:
+        return open_shelf(loadables, settings.memory.models_mib_max << 20)
+    bytes_max = memory_for_models(memory_available())
+    return open_shelf(loadables, bytes_max, lambda held: room_for_models(held, memory_available()))

@@ -11,7 +11,7 @@ from cxp2p.errors import SettingsError
 from cxp2p.paths import default_config_path
 from cxp2p.program import LOG_LEVELS, announce, fail, run, set_up_logging
 from cxp2p.settings import load_settings, write_commented
-from cxp2p_node.app import fetch_models, open_node
+from cxp2p_node.app import Node, fetch_models, open_node
 from cxp2p_node.config import ModelSettings, NodeSettings
 from cxp2p_node.progress import show_progress
 
@@ -50,14 +50,24 @@ def run_(
         with show_progress(", ".join(model.name for model in settings.models), as_json=as_json) as progress:
             await fetch_models(settings, progress)
         async with open_node(settings) as running:
-            peer, addresses = running.network.peer, running.network.addresses
-            served = [model for _, model in running.benches]
-            facts = {"event": "ready", "peer": peer, "addresses": addresses, "models": served}
-            announce(facts, f"node {peer} serves {', '.join(served)} at {' '.join(addresses)}", as_json=as_json)
+            announce(*_ready(running), as_json=as_json)
             await draining.wait()
             await running.drain(settings.work.drain_s)
 
     run(serve)
+
+
+def _ready(running: Node) -> tuple[dict[str, object], str]:
+    """What is said when a node is ready, for programs and for people. `models` are all that are offered."""
+    peer, addresses, faults = running.network.peer, running.network.addresses, running.faults
+    offered = [(model, each.loaded) for (_, model), each in running.benches.items() if model not in faults]
+    served = [model for model, _ in offered]
+    on_demand = [model for model, loaded in offered if not loaded]
+    facts: dict[str, object] = {"event": "ready", "peer": peer, "addresses": addresses, "models": served}
+    facts |= {"loaded": [model for model, loaded in offered if loaded], "on_demand": on_demand, "failed": faults}
+    named = ", ".join(model if loaded else f"{model} (on demand)" for model, loaded in offered)
+    without = f", not {', '.join(faults)} (see above)" if faults else ""
+    return facts, f"node {peer} serves {named}{without} at {' '.join(addresses)}"
 
 
 def _settings(config: Path | None, bootstrap: tuple[str, ...], models: tuple[str, ...]) -> NodeSettings:

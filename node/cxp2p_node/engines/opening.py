@@ -1,4 +1,4 @@
-"""From a model's settings to the engine that serves it."""
+"""From a model's settings to the engine that serves it, or to what a shelf needs to load it and unload it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,32 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
 import trio
 
-from cxp2p.errors import SettingsError
+from cxp2p.errors import SettingsError, one_line
 from cxp2p.records import Prices
 from cxp2p_node.catalog import look_up
 from cxp2p_node.config import ModelSettings
 from cxp2p_node.engines import Engine
 from cxp2p_node.engines.echo import Echo
+from cxp2p_node.engines.llama import CONTEXT_UNITS_MAX, LlamaSettings, described, open_llama
+from cxp2p_node.engines.shelf import Loadable
+from cxp2p_node.engines.upstream_settings import upstream_of
 from cxp2p_node.models import Store
+from cxp2p_node.models.facts import ModelFacts, facts_of
+from cxp2p_node.models.header import HeaderError
+from cxp2p_node.models.memory import memory_parts
 
 log = logging.getLogger("cxp2p.node")
 
 T = TypeVar("T")
 
 SLOTS = 4  # jobs at once: most of what batching gains on a CPU
+BATCH_MAX = 512  # tokens that the worker computes at once
 
 
 @asynccontextmanager
@@ -33,26 +41,72 @@ async def open_engine(model: ModelSettings, store: Store) -> AsyncIterator[Engin
     if model.engine == "echo":
         yield Echo(model.name, prices, slots=model.slots or SLOTS, queue_max=model.queue_max)
         return
-    # llama-cpp-python is an extra that only this engine needs.
-    from cxp2p_node.engines.llama import LlamaSettings, open_llama  # noqa: PLC0415
-
-    name, path, digest = await _model_file(model, store)
-    log.info("loading %s from %s", name, path)
-    opening = open_llama(
-        LlamaSettings(
-            model=name,
-            path=path,
-            model_digest=digest,
-            prices=prices,
-            slots=model.slots or SLOTS,
-            queue_max=model.queue_max,
-            context_units=model.context_units,
-            threads=model.threads,
-            gpu_layers=model.gpu_layers,
-        )
-    )
-    async with opening as engine:
+    if model.engine == "upstream":
+        async with upstream_of(model) as upstream:
+            yield upstream
+        return
+    async with (await _llama(model, store)).open() as engine:
         yield engine
+
+
+async def loadable(model: ModelSettings, store: Store) -> Loadable | None:
+    """What a shelf needs of `model`; None for an engine that holds no model: that one is opened at once.
+
+    Raises SettingsError; HeaderError for a file that cannot be loaded.
+    """
+    return await _llama(model, store) if model.engine == "llama" else None
+
+
+async def _llama(model: ModelSettings, store: Store) -> Loadable:
+    name, path, digest = await _model_file(model, store)
+    facts = await in_thread(_facts_of, name, path)
+    settings = LlamaSettings(
+        model=name,
+        path=path,
+        model_digest=digest,
+        prices=Prices(input=model.price_in, output=model.price_out),
+        slots=model.slots or SLOTS,
+        queue_max=model.queue_max,
+        context_units=min(model.context_units or CONTEXT_UNITS_MAX, facts.context_units),
+        threads=model.threads,
+        gpu_layers=model.gpu_layers,
+    )
+    assert settings.context_units is not None
+    return Loadable(
+        described=described(settings, _runtime(facts), settings.context_units),
+        bytes_needed=_bytes_needed(facts, settings),
+        file_bytes=facts.file_bytes,
+        open=lambda: open_llama(settings),
+        keep=model.keep,
+        idle_s=model.idle_s,
+    )
+
+
+def _facts_of(name: str, path: Path) -> ModelFacts:
+    try:
+        return facts_of(path)
+    except HeaderError as error:
+        raise HeaderError(f"{name} cannot be loaded from {path}: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"models: {name}: {path} cannot be read: {error.strerror}") from error
+
+
+def _bytes_needed(facts: ModelFacts, settings: LlamaSettings) -> int:
+    """What the model takes of the machine's memory: layers on the GPU take none of it."""
+    assert settings.context_units is not None
+    parts = memory_parts(facts, slots=settings.slots, context_units=settings.context_units, batch=BATCH_MAX)
+    layers = max(1, facts.layers)
+    here = 0 if settings.gpu_layers < 0 else max(0, layers - settings.gpu_layers)
+    return (parts.weights + parts.cache) * here // layers + parts.compute + parts.worker
+
+
+def _runtime(facts: ModelFacts) -> str:
+    """What will run the model, as far as is known before it does."""
+    try:
+        release = version("llama-cpp-python")
+    except PackageNotFoundError as error:
+        raise SettingsError("models: llama.cpp is missing here; `pip install 'cxp2p[node]'` brings it") from error
+    return one_line(f"llama.cpp {release} {facts.architecture} {facts.quantisation}", 128)
 
 
 async def _model_file(model: ModelSettings, store: Store) -> tuple[str, Path, bytes]:
