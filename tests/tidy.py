@@ -67,6 +67,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
 PURE: Final = frozenset(
     {f"cxp2p.{name}" for name in VOCABULARY | RULES | {"wire", "session"}}
     | {"cxp2p_node.admission", "cxp2p_node.intake", "cxp2p_node.engines.slots", "cxp2p_node.engines.text"}
+    | {"cxp2p_node.engines.pace", "cxp2p_node.engines.serving"}
     | {f"cxp2p_node.engines.upstream_{name}" for name in ("answer", "ask", "events", "faults", "health", "vectors")}
     | {f"cxp2p_gateway.{name}" for name in ("faults", "fields", "openai", "sse")}
 )

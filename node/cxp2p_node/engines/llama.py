@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from cxp2p.records import Capability, Job, Load, Prices, Service, Usage
 from cxp2p.wire import encode
 from cxp2p_node.engines import Counted, Emit
+from cxp2p_node.engines.serving import (
+    BATCH_CPU,
+    NO_GPU,
+    UBATCH,
+    CacheType,
+    FlashAttention,
+    Gpu,
+    Serving,
+    Sizes,
+    threads_for,
+)
+from cxp2p_node.engines.serving import CONTEXT_UNITS_MAX as CONTEXT_UNITS_MAX
 from cxp2p_node.engines.supervise import Worker, open_worker
+from cxp2p_node.processors import cores_usable
 
 WORKER = "cxp2p_node.engines.llama_worker"
-CONTEXT_UNITS_MAX = 8192  # for each slot, unless set: a longer one costs memory that few jobs use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaSettings:
-    """How one model is served. `context_units` is for each slot; `threads` None: all cores."""
+    """How one model is served. `context_units` is for each slot; `threads` None: all cores; see `sizing.choose`."""
 
     model: str
     path: Path
@@ -30,7 +42,13 @@ class LlamaSettings:
     queue_max: int
     context_units: int | None = None
     threads: int | None = None
+    threads_batch: int | None = None
+    batch: int = BATCH_CPU
+    ubatch: int = UBATCH
     gpu_layers: int = 0
+    gpu: Gpu = NO_GPU
+    cache_type: CacheType = CacheType.F16
+    flash_attention: FlashAttention = FlashAttention.AUTO
 
 
 class Llama:
@@ -72,17 +90,28 @@ def described(settings: LlamaSettings, runtime: str, context_units: int) -> Capa
     )
 
 
+def serving_of(settings: LlamaSettings) -> Serving:
+    """What the worker is told."""
+    threads = settings.threads or threads_for(cores_usable())
+    sizes = Sizes(
+        slots=settings.slots,
+        context_units=settings.context_units or CONTEXT_UNITS_MAX,
+        batch=max(settings.batch, settings.slots),
+        ubatch=min(settings.ubatch, max(settings.batch, settings.slots)),
+        threads=threads,
+        threads_batch=settings.threads_batch or threads,
+    )
+    return Serving(
+        sizes=sizes,
+        gpu=replace(settings.gpu, layers=settings.gpu_layers),
+        cache_type=settings.cache_type,
+        flash_attention=settings.flash_attention,
+    )
+
+
 @asynccontextmanager
 async def open_llama(settings: LlamaSettings) -> AsyncIterator[Llama]:
     """Loads the model, and keeps it loaded for as long as the block runs. Raises SettingsError if it cannot be."""
-    arguments = json.dumps(
-        {
-            "path": str(settings.path),
-            "slots": settings.slots,
-            "context_units": settings.context_units or CONTEXT_UNITS_MAX,
-            "threads": settings.threads or os.cpu_count() or 1,
-            "gpu_layers": settings.gpu_layers,
-        }
-    )
-    async with open_worker(settings.model, WORKER, (arguments,)) as worker:
+    serving = TypeAdapter(Serving).dump_json(serving_of(settings)).decode()
+    async with open_worker(settings.model, WORKER, (str(settings.path), serving)) as worker:
         yield Llama(settings, worker)

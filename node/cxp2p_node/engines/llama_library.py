@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,17 @@ class LoadError(Exception):
     """The model file cannot be used. The text says why, as far as llama.cpp tells."""
 
 
+class Hush:
+    """While `on`, errors are not printed: those of a decode that was stopped on purpose are none."""
+
+    on = False
+
+
+hush = Hush()
+
+
 def _print_error(level: int, text: bytes, _: object) -> None:
-    if level == LOG_LEVEL_ERROR:
+    if level == LOG_LEVEL_ERROR and not hush.on:
         sys.stderr.write(text.decode(errors="replace"))
 
 
@@ -26,10 +36,16 @@ _log = llama.llama_log_callback(_print_error)  # kept here, as llama.cpp does no
 
 def load_model(path: Path, gpu_layers: int) -> Any:
     """llama.cpp's handle of the model in a file. Raises LoadError."""
-    llama.llama_log_set(_log, ctypes.c_void_p(0))
-    llama.llama_backend_init()
     params = llama.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
+    return load_model_with(path, params)
+
+
+def load_model_with(path: Path, params: Any) -> Any:
+    """The same, with llama.cpp's own parameters."""
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # before it aborts, it would start a debugger and wait for it
+    llama.llama_log_set(_log, ctypes.c_void_p(0))
+    llama.llama_backend_init()
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise LoadError(f"llama.cpp cannot load {path.name}: is it a GGUF file of a model it knows?")

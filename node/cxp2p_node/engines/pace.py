@@ -1,0 +1,74 @@
+"""How many tokens of prompts the next batch takes: so many that nobody else waits for long. Pure.
+
+While sequences generate, a batch of prompts takes at most twice as long as one of their steps. When none does it is
+large, as large ones are faster; what is in it can be stopped in the middle. A machine that was slower than thought is
+believed at once, one that was faster by and by.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+STEPS_LOST_MAX: Final = 2.0  # decode steps that a batch of prompts may take, of those who generate meanwhile
+ALONE_S_GOAL: Final = 0.25  # a new job waits for so long at most before it has a part in the next batch
+SHARED_TOKENS_MIN: Final = 1  # what a prompt always gets: it is no more than one more sequence in a step
+ALONE_TOKENS_MIN: Final = 32  # fewer make no use of a batch: the weights are read once for all of it
+EVEN: Final = 8  # larger batches are multiples of it, so that llama.cpp can use a graph again
+WEIGHT: Final = 0.3
+
+
+class Pace:
+    """What is known of a model's speed on this machine. A batch holds `batch_max` tokens."""
+
+    def __init__(self, batch_max: int) -> None:
+        self._batch_max = batch_max
+        self._step_s: dict[int, float] = {}  # by how many sequences took part
+        self._shared = Speed(batch_max)
+        self._alone = Speed(batch_max)
+
+    def step_s(self, sequences: int) -> float | None:
+        """How long a step of so many takes; None while nothing is known. Of fewer, if of so many nothing is known."""
+        known = [count for count in self._step_s if count <= sequences]
+        return self._step_s[max(known)] if known else None
+
+    def prompt_tokens(self, generating: int) -> int:
+        """How many tokens of prompts the next batch may have while so many sequences generate."""
+        if not generating:
+            return self._alone.tokens(ALONE_S_GOAL, ALONE_TOKENS_MIN)
+        step_s = self.step_s(generating)
+        if step_s is None:
+            return SHARED_TOKENS_MIN
+        return self._shared.tokens(STEPS_LOST_MAX * step_s, SHARED_TOKENS_MIN)
+
+    def stepped(self, sequences: int, seconds: float) -> None:
+        """A step of so many generating sequences took so long."""
+        before = self._step_s.get(sequences, seconds)
+        self._step_s[sequences] = before + WEIGHT * (seconds - before)
+
+    def prompted(self, tokens: int, generating: int, seconds: float) -> None:
+        """A batch of so many tokens of prompts took so long."""
+        (self._shared if generating else self._alone).took(tokens, seconds)
+
+
+class Speed:
+    """Tokens a second of batches near the size that is aimed at."""
+
+    def __init__(self, batch_max: int) -> None:
+        self._batch_max = batch_max
+        self._per_s = 0.0
+        self._largest = 0  # a batch is at most twice as large as any before: what is not known is not promised
+
+    def tokens(self, seconds: float, least: int) -> int:
+        """How many fit into so many seconds."""
+        fitting = min(int(self._per_s * seconds), max(2 * self._largest, least), self._batch_max)
+        if fitting >= 2 * EVEN:
+            fitting -= fitting % EVEN
+        return min(max(fitting, least), self._batch_max)
+
+    def took(self, tokens: int, seconds: float) -> None:
+        if seconds <= 0:
+            return
+        self._largest = max(self._largest, tokens)
+        speed = tokens / seconds
+        slower = speed < self._per_s
+        self._per_s = speed if slower or not self._per_s else self._per_s + WEIGHT * (speed - self._per_s)
