@@ -1,0 +1,82 @@
+"""Cuts a text into parts that are read aloud one after another. Pure.
+
+A part is a sentence or, where that is long, some of it up to a comma, a space or, at last, a letter. The first part is
+short, so that the first sound comes early.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+PART_LETTERS_MAX = 300
+FIRST_LETTERS_MAX = 100  # about six seconds of speech
+TAG = re.compile(r"</?[A-Za-z][^<>\n]{0,200}>")
+SENTENCE_END = re.compile(r"(?:[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』）]*|\n\s*\n|\n)")  # noqa: RUF001
+CLAUSE_END = re.compile(r"[,;:—–](?=\s)|[，、；：]")  # noqa: RUF001
+# After these a full stop ends no sentence.
+ABBREVIATIONS = frozenset(
+    {"mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "vs", "etc", "e.g", "i.e", "no", "fig", "approx", "inc", "ltd"}
+)
+LAST_WORD = re.compile(r"([^\s.]+(?:\.[^\s.]+)*)\.$")
+
+
+def parts_to_read(text: str) -> list[str]:
+    """The parts of a text, none empty and none without a letter or a digit: those have no sound.
+
+    Tags as of SSML are left out, what is between them is read; square brackets in pairs would be phonemes to Piper, and
+    are read as single ones.
+    """
+    plain = _plain(text)
+    parts: list[str] = []
+    for sentence in _sentences(plain):
+        rest = sentence
+        while rest:
+            part, rest = _first_part(rest, FIRST_LETTERS_MAX if not parts else PART_LETTERS_MAX)
+            if has_sound(part):
+                parts.append(part)
+    return parts
+
+
+def has_sound(text: str) -> bool:
+    """Whether there is a letter or a number in it: everything else is silent or not worth a word."""
+    return any(unicodedata.category(letter)[0] in "LN" for letter in text)
+
+
+def _plain(text: str) -> str:
+    text = TAG.sub(" ", text).replace("[[", "[ [").replace("]]", "] ]")
+    return "".join(letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else " " for letter in text)
+
+
+def _sentences(text: str) -> list[str]:
+    found: list[str] = []
+    start = 0
+    for match in SENTENCE_END.finditer(text):
+        sentence = text[start : match.end()]
+        if match[0] == "." and _is_abbreviated(sentence):
+            continue
+        found.append(sentence)
+        start = match.end()
+    found.append(text[start:])
+    return [each for each in (" ".join(sentence.split()) for sentence in found) if each]
+
+
+def _is_abbreviated(sentence: str) -> bool:
+    last = LAST_WORD.search(sentence)
+    if last is None:
+        return False
+    word = last[1].lower().lstrip("(\"'“‘[")  # noqa: RUF001
+    return word in ABBREVIATIONS or (len(word) == 1 and word.isalpha())
+
+
+def _first_part(sentence: str, letters_max: int) -> tuple[str, str]:
+    """The first part of a sentence, and the rest of it."""
+    if len(sentence) <= letters_max:
+        return sentence, ""
+    head = sentence[:letters_max]
+    clauses = [match.end() for match in CLAUSE_END.finditer(head)]
+    if clauses and clauses[-1] >= letters_max // 4:
+        cut = clauses[-1]
+    else:
+        cut = head.rfind(" ") if " " in head[1:] else letters_max
+    return sentence[:cut].strip(), sentence[cut:].strip()
