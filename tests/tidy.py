@@ -67,7 +67,8 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
 PURE: Final = frozenset(
     {f"cxp2p.{name}" for name in VOCABULARY | RULES | {"wire", "session"}}
     | {"cxp2p_node.admission", "cxp2p_node.intake", "cxp2p_node.engines.slots", "cxp2p_node.engines.text"}
-    | {"cxp2p_node.engines.pace", "cxp2p_node.engines.serving"}
+    | {"cxp2p_node.engines.pace", "cxp2p_node.engines.serving", "cxp2p_node.engines.packs"}
+    | {"cxp2p_node.engines.wordpiece"}
     | {f"cxp2p_node.engines.upstream_{name}" for name in ("answer", "ask", "events", "faults", "health", "vectors")}
     | {f"cxp2p_gateway.{name}" for name in ("faults", "fields", "openai", "sse")}
 )
@@ -85,7 +86,7 @@ KNOWN_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "multicodec": ("cxp2p.net.libp2p",),
     "google.protobuf": ("cxp2p.net.libp2p", "cxp2p.identity"),
     "cbor2": ("cxp2p.wire",),
-    "llama_cpp": ("cxp2p_node.engines.llama_",),  # loaded in the worker only: it can abort the process
+    "llama_cpp": ("cxp2p_node.engines.llama_", "cxp2p_node.engines.embed_"),  # in workers only: it can abort
     "anycorn": ("cxp2p_gateway.listener",),
     "jsonschema_rs": ("cxp2p_gateway.schemas.checking",),
     "anyio": ("cxp2p_gateway.listener", "cxp2p_gateway.connection"),

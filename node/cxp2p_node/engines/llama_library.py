@@ -11,6 +11,7 @@ from typing import Any
 import llama_cpp as llama
 
 LOG_LEVEL_ERROR = 4
+STOPPED = (b"failed with error 1\n", b"compute status: 1\n", b"ret = 2\n")  # llama.cpp was told to stop: no error
 
 
 class LoadError(Exception):

@@ -1,0 +1,157 @@
+"""The process that holds an embedding model: jobs in on standard input, vectors out on standard output.
+
+Run by `engines.embed`, never by a person. It ends when standard input closes, whatever it is doing: an orphan must not
+keep a model in memory. One thread listens, one makes tokens of texts, and each encoder has a thread of its own: on a
+processor two encoders of one thread each do more than one of two, as nobody waits for the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import llama_cpp
+
+from cxp2p.errors import JobFailed, RemoteProtocolError, one_line
+from cxp2p.records import EmbedJob, FailureCode, Finish
+from cxp2p.wire import decode
+from cxp2p_node.engines.embed_inputs import Inputs
+from cxp2p_node.engines.embed_model import EmbedModel
+from cxp2p_node.engines.embed_work import Runner, Work
+from cxp2p_node.engines.frames import Failed, Frames, Loaded, Start, Unfit, pack
+from cxp2p_node.engines.llama_library import LoadError
+from cxp2p_node.engines.packs import Packs
+
+PACK_UNITS_MAX = 512  # of all encoders but the first one, which takes whatever the context holds
+GPU_PACK_UNITS_MAX = 2048  # less leaves a GPU idle
+ENCODERS_MAX = 4  # each takes some memory
+SLICE_S = 0.005  # how long one job's texts are read before it is another job's turn
+SWITCH_S = 0.001  # an encoder that has finished waits no longer for the thread that reads
+EXIT_UNFIT = 3
+BEAT_S = 5.0
+
+Inbox: TypeAlias = "queue.SimpleQueue[Start]"
+
+
+class Reading:
+    """Makes tokens of texts, in turns: a job of megabytes does not keep the others waiting."""
+
+    def __init__(self, model: EmbedModel, work: Work, inbox: Inbox) -> None:
+        self._model = model
+        self._work = work
+        self._inbox = inbox
+        self._turns: list[tuple[Start, Inputs]] = []
+
+    def run(self) -> None:
+        beat_at = time.monotonic()
+        while True:
+            self._listen()
+            self._turns = [(start, inputs) for start, inputs in self._turns if not self._read(start, inputs)]
+            if time.monotonic() - beat_at >= BEAT_S:
+                beat_at = time.monotonic()
+                self._work.beat()
+
+    def _listen(self) -> None:
+        """Takes in new jobs; waits for one if there is nothing to read."""
+        try:
+            start = self._inbox.get(block=not self._turns, timeout=BEAT_S)
+        except queue.Empty:
+            return
+        try:
+            job = decode(EmbedJob, start.request)
+        except RemoteProtocolError as error:
+            self._refuse(start, JobFailed(FailureCode.REQUEST_UNSUPPORTED, str(error)))
+        else:
+            self._turns.append((start, Inputs(job, start.max_out, self._model)))
+
+    def _read(self, start: Start, inputs: Inputs) -> bool:
+        """One turn of a job. True: it was the last one."""
+        if not self._work.wanted(start.job):
+            return True
+        end = time.monotonic() + SLICE_S
+        try:
+            if not inputs.read(lambda: time.monotonic() >= end):
+                return False
+        except JobFailed as error:
+            self._refuse(start, error)
+        else:
+            self._work.enter(start, inputs.tokens, Finish.STOP if inputs.all_wanted else Finish.LENGTH)
+        return True
+
+    def _refuse(self, start: Start, error: JobFailed) -> None:
+        reason = error.reason[:512]
+        self._work.refuse(Failed(job=start.job, code=error.code, reason=reason, limit=error.limit, actual=error.actual))
+
+
+def listen(source: BinaryIO, work: Work, inbox: Inbox) -> None:
+    """Reads commands until standard input closes, then ends the process, also in the middle of a pack."""
+    frames = Frames()
+    try:
+        while data := os.read(source.fileno(), 1 << 16):
+            for message in frames.feed(data):
+                if isinstance(message, Start):
+                    work.expect(message.job)
+                    inbox.put(message)
+                else:
+                    work.hear(message)
+    finally:
+        os._exit(0)
+
+
+def runners_of(model: EmbedModel, threads: int, gpu: bool) -> list[Runner]:
+    """The encoders, each tried out: the first pack is slow, and a file with a fault may end the process here."""
+    count = 1 if gpu else min(threads, ENCODERS_MAX)
+    most = GPU_PACK_UNITS_MAX if gpu else PACK_UNITS_MAX
+    runners = []
+    for number in range(count):
+        units_max = max(model.context_units, most) if number == 0 else most
+        runners.append(Runner(model.encoder(units_max, threads // count), threads // count))
+    tokens = [*model.marks[0], *model.tokenize("Hello"), *model.marks[1]]
+    for runner in runners:
+        runner.encoder.embed([tokens or [0]], runner.threads, None)
+    return runners
+
+
+def main() -> None:
+    """`python -m cxp2p_node.engines.embed_worker '{"path": …, "context_units": …, "threads": …, "gpu_layers": …}'`."""
+    settings = json.loads(sys.argv[1])
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # llama.cpp prints to standard output now and then; frames must stay alone
+    sys.setswitchinterval(SWITCH_S)
+    threading.excepthook = end_with_traceback
+    gpu = settings["gpu_layers"] != 0
+    try:
+        model = EmbedModel(
+            Path(settings["path"]), context_units=settings["context_units"], gpu_layers=settings["gpu_layers"]
+        )
+        runners = runners_of(model, settings["threads"], gpu)
+    except LoadError as error:
+        out.write(pack(Unfit(reason=str(error)[:512])))
+        out.flush()
+        raise SystemExit(EXIT_UNFIT) from None
+    runtime = f"llama.cpp {llama_cpp.__version__} {model.description()}"
+    out.write(pack(Loaded(runtime=one_line(runtime, 128), context_units=model.context_units)))
+    out.flush()
+    inbox: Inbox = queue.SimpleQueue()
+    work = Work(runners, Packs(GPU_PACK_UNITS_MAX if gpu else PACK_UNITS_MAX), out)
+    for runner in runners:
+        threading.Thread(target=work.run, args=(runner,), daemon=True).start()
+    threading.Thread(target=listen, args=(sys.stdin.buffer, work, inbox), daemon=True).start()
+    Reading(model, work, inbox).run()
+
+
+def end_with_traceback(fault: threading.ExceptHookArgs) -> None:
+    """An error in a thread is a bug: the node starts a fresh worker."""
+    sys.__excepthook__(fault.exc_type, fault.exc_value or fault.exc_type(), fault.exc_traceback)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
