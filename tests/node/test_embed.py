@@ -21,6 +21,7 @@ from cxp2p.records import EmbedJob, FailureCode, Finish, Piece, Prices, Service,
 from cxp2p_node.engines.embed import INPUTS_MAX, Embed, EmbedSettings, open_embed
 from cxp2p_node.engines.supervise import PIECES_ON_THE_WAY
 from tiny_bert import CONTEXT, LETTERS, VOCABULARY, WIDTH, tokens_of, vector_of, write_tiny_bert
+from tiny_model import write_tiny_model
 
 PATIENCE_S = 30.0
 LONG = 1024
@@ -328,8 +329,6 @@ async def test_the_worker_leaves_with_its_engine_in_the_middle_of_a_pack(slow_mo
     ("options", "why"),
     [
         ({"pooling": gguf.PoolingType.RANK}, "it ranks texts"),
-        ({"pooling": gguf.PoolingType.NONE}, "does not say how a vector is made"),
-        ({"pooling": None}, "does not say how a vector is made"),
         ({"context": 2}, "no room for a text"),
     ],
 )
@@ -338,6 +337,22 @@ async def test_a_model_that_gives_no_vectors_is_told(tmp_path: Path, options: di
     with pytest.raises(SettingsError, match=f"tiny cannot be loaded: .*{why}"):
         async with tiny(path):
             pass
+
+
+async def test_a_chat_model_is_told_to_give_no_vectors(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "chat.gguf")
+    with pytest.raises(SettingsError, match="does not say how a text becomes one vector"):
+        async with tiny(path):
+            pass
+
+
+@pytest.mark.parametrize("pooling", [gguf.PoolingType.NONE, None])
+async def test_an_encoder_that_does_not_say_how_takes_the_mean(
+    tmp_path: Path, pooling: gguf.PoolingType | None
+) -> None:
+    async with tiny(write_tiny_bert(tmp_path / "silent.gguf", pooling=pooling)) as engine:
+        heard, _ = await ask(engine, job("abc", "b"))
+    assert same(heard.vectors, ["abc", "b"])
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"not a model at all" * 100])

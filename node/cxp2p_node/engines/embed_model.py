@@ -111,15 +111,18 @@ class Encoder:
         params.n_threads = params.n_threads_batch = self._threads = threads
         params.kv_unified = True  # any input may be as long as the context
         params.embeddings = True
-        self._context = llama.llama_init_from_model(model, params)
-        if not self._context:
-            raise LoadError(f"no room to compute {units_max} tokens at once: lower `context_units`")
+        self._context = _context(model, params)
+        self._memory = llama.llama_get_memory(self._context)  # none, where tokens look in both directions
         pooling = llama.llama_pooling_type(self._context)
         if pooling == llama.LLAMA_POOLING_TYPE_RANK:
             raise LoadError("it ranks texts and gives no vectors: serve an embedding model")
         if pooling == llama.LLAMA_POOLING_TYPE_NONE:
-            raise LoadError("it does not say how a vector is made of a text (its pooling): serve an embedding model")
-        self._memory = llama.llama_get_memory(self._context)  # none, where tokens look in both directions
+            if self._memory is not None:
+                raise LoadError("it does not say how a text becomes one vector (its pooling): serve an embedding model")
+            # An encoder is for vectors, and the mean is what most of them were made for.
+            llama.llama_free(self._context)
+            params.pooling_type = llama.LLAMA_POOLING_TYPE_MEAN
+            self._context = _context(model, params)
         self._columns = _Columns(units_max)
         self._abort = llama.ggml_abort_callback(lambda _: False)
 
@@ -152,6 +155,13 @@ class Encoder:
         if not 0 < length < float("inf"):
             return np.zeros(self._dimensions, np.float32)
         return (vector / length).astype(np.float32)
+
+
+def _context(model: Any, params: Any) -> Any:
+    context = llama.llama_init_from_model(model, params)
+    if not context:
+        raise LoadError(f"no room to compute {params.n_ubatch} tokens at once: lower `context_units`")
+    return context
 
 
 class _Columns:
