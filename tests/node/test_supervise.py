@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -192,3 +194,71 @@ async def test_a_job_that_nobody_takes_stops_at_its_credit() -> None:
             assert len(await do(worker, HONEST)) == 1
             reading.set()
         assert taken == PIECES_ON_THE_WAY
+
+
+@pytest.mark.parametrize(
+    ("request_code", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"killed by SIGKILL \(out of memory\?\)"),
+        ("os.abort()", "killed by SIGABRT"),
+        ("sys.exit(3)", "exit code 3"),
+        ("write(bytes(4))", "it broke the pipe's protocol: a worker's frame of 0 bytes"),
+        (
+            "say(Loaded(runtime='twice', context_units=1))",
+            "it broke the pipe's protocol: Loaded is not for the node now",
+        ),
+        ("os.dup2(2, 1); os.close(sys.stdout.fileno()); time.sleep(60)", "it closed its pipe and stayed"),
+    ],
+)
+async def test_how_a_worker_ended_is_in_the_log(caplog: pytest.LogCaptureFixture, request_code: str, said: str) -> None:
+    async with told() as worker:
+        with pytest.raises(JobFailed):
+            await do(worker, request_code)
+        with trio.fail_after(PATIENCE_S):
+            await worker.until_ready(PATIENCE_S)
+        assert re.search(rf"the worker of told ended \({said}\); starting it again in 0\.2 s", caplog.text)
+
+
+async def test_the_system_takes_the_worker_before_the_node() -> None:
+    """When memory runs out, what can be started again goes first."""
+    async with told() as worker:
+        assert out_of_memory_score(worker.pid) == supervise.OOM_SCORE > out_of_memory_score("self")
+
+
+def out_of_memory_score(pid: int | str | None) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+async def test_a_worker_that_says_bytes_but_nothing_whole_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame that never ends is no sign of life."""
+    monkeypatch.setattr(supervise, "SILENT_S_MAX", 1.0)
+    async with told() as worker:
+        with pytest.raises(JobFailed) as failed:
+            await do(worker, "write((1 << 20).to_bytes(4, 'big'))\nwhile True:\n    write(b'x'); time.sleep(0.1)")
+        assert failed.value.code is FailureCode.ENGINE_DIED
+
+
+async def test_a_worker_that_is_killed_while_it_loads_is_not_tried_again_at_once() -> None:
+    """It has hardly enough memory: whoever wants the model decides when to try again."""
+    worker = Worker("large", ("/bin/sh", "-c", "kill -KILL $$"))
+    with trio.fail_after(1), pytest.raises(SettingsError, match=r"large cannot be loaded: killed by SIGKILL \(out of"):
+        await worker.supervise()
+
+
+async def test_a_worker_gets_no_more_memory_than_it_is_allowed() -> None:
+    """What is over the limit is refused to it, and it ends without harm to others."""
+    greedy = WORKER.replace("say(Loaded", "memory = bytearray(1 << 30)\nsay(Loaded")
+    worker = Worker("greedy", (sys.executable, "-c", greedy), address_bytes_max=1 << 30)
+    with trio.fail_after(PATIENCE_S), pytest.raises(SettingsError, match="greedy cannot be loaded: exit code 1"):
+        await worker.supervise()
+
+
+async def test_a_job_that_ends_in_the_moment_its_worker_ends_is_done() -> None:
+    """The end of the job was said before the end of the worker."""
+    async with told() as worker:
+        for _ in range(3):
+            first = worker.pid
+            assert len(await do(worker, HONEST + "; os._exit(0)")) == 1
+            with trio.fail_after(PATIENCE_S):
+                while worker.pid == first or not worker.ready:
+                    await worker._news.wait()

@@ -100,7 +100,7 @@ class Worker:
             start = Start(job=number, request=request, seed=seed, max_out=max_out, credit=PIECES_ON_THE_WAY)
             await self._send(start)
             usage = await self._follow(start, messages, emit, counted)
-            del self._jobs[number]
+            self._jobs.pop(number, None)  # the worker may have ended meanwhile
             return usage
         finally:
             if self._jobs.pop(number, None) is not None:
