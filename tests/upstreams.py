@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import h11
+import pytest
 import trio
-from trio.testing import memory_stream_pair
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from cxp2p.records import Finish, Job, Piece, Prices, Service, Usage
+from cxp2p.errors import JobFailed
+from cxp2p.records import ChatJob, Finish, Job, Piece, Prices, Service, Usage
 from cxp2p_node.engines.upstream import Upstream, UpstreamSettings, open_upstream
 from cxp2p_node.engines.upstream_http import Client, Server, server_of
+from worlds import chat_job
 
 MODEL = "org/model-7b"
 PRICES = Prices(input=1, output=1)
@@ -92,6 +95,7 @@ class Fake:
     looks: int = 0
     open: int = 0
     opened: int = 0
+    _closed: trio.Event = field(default_factory=trio.Event)
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """One connection; a client that leaves ends it."""
@@ -102,8 +106,19 @@ class Fake:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
-            self.open -= 1
-            await trio.aclose_forcefully(stream)
+            try:
+                await trio.aclose_forcefully(stream)
+            finally:
+                self.open -= 1
+                self._closed.set()
+                self._closed = trio.Event()
+
+    async def until_quiet(self) -> None:
+        """Until no connection is open, and all tasks have ended that can."""
+        with trio.fail_after(10):
+            while self.open:
+                await self._closed.wait()
+            await wait_all_tasks_blocked()
 
     async def _serve(self, stream: trio.abc.Stream) -> None:
         connection = h11.Connection(h11.SERVER)
@@ -265,6 +280,12 @@ async def do(engine: Upstream, job: Job, max_out: int = 100) -> Heard:
     heard = Heard()
     heard.usage = await engine.run(job, 1, max_out, heard.emit, heard.count)
     return heard
+
+
+async def failure(engine: Upstream, job: ChatJob | None = None) -> JobFailed:
+    with pytest.raises(JobFailed) as failed:
+        await do(engine, job or chat_job("hello"))
+    return failed.value
 
 
 # A real one: llama.cpp's own server.

@@ -189,7 +189,7 @@ async def test_an_answer_that_comes_before_the_request_was_read_is_heard() -> No
 async def test_a_server_that_is_not_there_is_gone() -> None:
     async with on_loopback(Fake(refusing(200, {}))) as server:
         pass
-    with pytest.raises(ServerFault, match="no connection: .*refused") as fault:
+    with pytest.raises(ServerFault, match=r"no connection: .*refused") as fault:
         await asked(Client(server))
     assert fault.value.kind is Kind.GONE
 
