@@ -28,7 +28,19 @@ from cxp2p.records import ChatJob, Finish, Job, Message, Order, Piece, Role, Sam
 
 PATIENCE_S = 15.0  # a fresh peer needs seconds to find its first node
 
-__all__ = ["Answer", "Books", "Embeddings", "Emit", "Judge", "Net", "Outcome", "Settlement", "connect", "wall_ms"]
+__all__ = [
+    "Answer",
+    "Books",
+    "Embeddings",
+    "Emit",
+    "Judge",
+    "Net",
+    "Outcome",
+    "Settlement",
+    "Took",
+    "connect",
+    "wall_ms",
+]
 
 
 def wall_ms() -> int:

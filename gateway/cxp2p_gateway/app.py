@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,17 +11,19 @@ from pathlib import Path
 
 import trio
 
-from cxp2p.client import Emit, Judge, Net, Outcome, Settlement, join, wall_ms
+from cxp2p.client import Embeddings, Emit, Judge, Net, Outcome, Settlement, Took, join, wall_ms
+from cxp2p.embed import Input
 from cxp2p.identity import Identity
 from cxp2p.paths import default_data_path
 from cxp2p.peer import open_peer
 from cxp2p.records import Job
 from cxp2p_gateway.accounts import Accounts, FirstAccount, found_account
 from cxp2p_gateway.asking import Caller, ModelCard
-from cxp2p_gateway.config import GatewaySettings, HttpSettings
+from cxp2p_gateway.config import EmbeddingSettings, GatewaySettings, HttpSettings
 from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
 from cxp2p_gateway.http import Front, make_app
 from cxp2p_gateway.listener import serve_http
+from cxp2p_gateway.openai import EmbedRules
 from cxp2p_gateway.salts import CacheSalts
 from cxp2p_gateway.schemas.apart import open_schemas
 from cxp2p_gateway.store import Store
@@ -63,6 +65,21 @@ class GatewayDoor:
             job = self._salts.salted(job, caller.account)
         return await self._dispatch.run(caller, generation, job, emit, deadline_s=deadline_s, judge=judge)
 
+    async def embed(
+        self,
+        caller: Caller,
+        generation: str,
+        model: str,
+        inputs: Sequence[Input],
+        *,
+        truncate: bool,
+        took: Took,
+        deadline_s: float,
+    ) -> Embeddings:
+        return await self._dispatch.embed(
+            caller, generation, model, inputs, truncate=truncate, took=took, deadline_s=deadline_s
+        )
+
     async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
         return await self._dispatch.receipts(caller, generation)
 
@@ -101,7 +118,10 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         first = await found_account(store, settings.accounts.credit, wall_ms(), rng)
         accounts = Accounts(store, wall_ms, settings.accounts.user_id)
         front = make_app(
-            GatewayDoor(accounts, dispatch, _salts(settings, identity)), _patience(settings.http), schemas=schemas
+            GatewayDoor(accounts, dispatch, _salts(settings, identity)),
+            _patience(settings.http),
+            schemas=schemas,
+            embed_rules=_embed_rules(settings.embeddings),
         )
         async with trio.open_nursery() as nursery:
             serve = partial(serve_http, front, settings.http.host, settings.http.port, grace_s=settings.http.grace_s)
@@ -133,6 +153,10 @@ def _salts(settings: GatewaySettings, identity: Identity) -> CacheSalts | None:
 
 def _patience(http: HttpSettings) -> Patience:
     return Patience(hold_s=http.hold_s, keep_alive_s=http.keep_alive_s, deadline_s=http.deadline_s)
+
+
+def _embed_rules(embeddings: EmbeddingSettings) -> EmbedRules:
+    return EmbedRules(token_input=embeddings.token_input, matryoshka=embeddings.matryoshka)
 
 
 def _shown(host: str) -> str:

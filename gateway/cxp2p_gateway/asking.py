@@ -6,18 +6,22 @@ nothing else of them, and they know nothing of HTTP.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from cxp2p.client import Emit, Judge, Outcome, Settlement
+from cxp2p.client import Embeddings, Emit, Judge, Outcome, Settlement, Took
+from cxp2p.embed import Input
 from cxp2p.errors import CxError
 from cxp2p.records import Job, Prices, Service
 
 __all__ = [
     "Caller",
     "Door",
+    "Embeddings",
     "Emit",
+    "Input",
     "Judge",
     "KeyForbids",
     "Limit",
@@ -26,6 +30,7 @@ __all__ = [
     "Overloaded",
     "RateLimited",
     "Settlement",
+    "Took",
 ]
 
 
@@ -123,6 +128,24 @@ class Door(Protocol):
         which `judge` finds a fault costs nothing. Raises NoNode, JobRefused (every node said no), JobFailed,
         PeerUnreachable, InsufficientCredit, AnswerRefused (by `judge`), KeyForbids, RateLimited, Overloaded.
         JobFailed(TIMEOUT) after `deadline_s`.
+        """
+
+    async def embed(
+        self,
+        caller: Caller,
+        generation: str,
+        model: str,
+        inputs: Sequence[Input],
+        *,
+        truncate: bool,
+        took: Took,
+        deadline_s: float,
+    ) -> Embeddings:
+        """Vectors of all inputs for `caller`, which may take several jobs; all their outcomes are kept.
+
+        A failure moves on to another node unseen, and so does one in the middle. `took` is told the size of all that
+        comes, and may raise a CxError to end the call. `truncate`: inputs that are too long are cut; otherwise they
+        are an error. Raises what `run` raises.
         """
 
     async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:

@@ -18,7 +18,7 @@ from cxp2p_gateway.middleware import ClientGone, encoded, send_json
 from cxp2p_gateway.openai import ChatAsk
 from cxp2p_gateway.reading import BodyBudget, read_json
 from cxp2p_gateway.schemas import Schemas
-from cxp2p_gateway.waiting import Patience, Places, wants_cx, watch
+from cxp2p_gateway.waiting import Patience, Places, note_outcomes, wants_cx, watch
 
 PIECES_WAITING_MAX: Final = 64  # between nodes and a client that reads slowly; then the nodes wait too
 
@@ -208,8 +208,4 @@ def _note(work: Work) -> None:
     if refused := sum(choice.refused for choice in work.choices):
         notes["refused"] = refused
     if done := work.outcomes:
-        agreed = [outcome.settlement.countersign for outcome in done]
-        notes["node"] = ",".join(dict.fromkeys(outcome.node for outcome in done))
-        notes["attempts"] = sum(outcome.attempts for outcome in done)
-        notes["in"] = sum(each.in_units for each in agreed)
-        notes["out"] = sum(each.out_units for each in agreed)
+        note_outcomes(work.exchange, done)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cxp2p.peer import PeerSettings
 from cxp2p_gateway.accounts import UserIdRule
+from cxp2p_gateway.openai.embeddings import MATRYOSHKA, TokenInput
 
 CREDIT = 100_000_000_000  # µcredits of the first account: it is the operator's own
 
@@ -57,6 +58,20 @@ class JobSettings(BaseModel):
     )
 
 
+class EmbeddingSettings(BaseModel):
+    """What `POST /embeddings` takes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    token_input: TokenInput = Field(
+        TokenInput.REJECT,
+        description='Token ids instead of text: "reject" them, or take them for the model\'s own with "native".',
+    )
+    matryoshka: tuple[str, ...] = Field(
+        MATRYOSHKA, description="Models whose vectors `dimensions` may shorten; a name covers all its tags."
+    )
+
+
 class ReceiptSettings(BaseModel):
     """How long what was signed about a job is kept. Credit does not depend on it."""
 
@@ -80,4 +95,7 @@ class GatewaySettings(BaseModel):
     http: HttpSettings = Field(default_factory=HttpSettings, description="The OpenAI-style HTTP interface.")
     accounts: AccountSettings = Field(default_factory=AccountSettings, description="Who may come in.")
     jobs: JobSettings = Field(default_factory=JobSettings, description="How much is done at once.")
+    embeddings: EmbeddingSettings = Field(
+        default_factory=EmbeddingSettings, description="What `POST /embeddings` takes."
+    )
     receipts: ReceiptSettings = Field(default_factory=ReceiptSettings, description="How long receipts are kept.")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import trio
 
-from cxp2p.client import Emit, Judge, Net, Outcome, Settlement
+from cxp2p.client import Embeddings, Emit, Judge, Net, Outcome, Settlement, Took
+from cxp2p.embed import AT_ONCE_MAX, Input, parts_max
 from cxp2p.errors import JobFailed, NoNode, RemoteProtocolError
 from cxp2p.identity import Kind, open_envelope
 from cxp2p.net.tasks import background
-from cxp2p.records import Countersign, FailureCode, Job, Order, Receipt, service_of
+from cxp2p.records import Countersign, FailureCode, Job, Order, Receipt, Service, service_of
 from cxp2p.wire import decode
 from cxp2p_gateway.asking import Caller, ModelCard, Overloaded
 from cxp2p_gateway.listing import KnownModels, cards, live
@@ -136,19 +137,47 @@ class Dispatch:
         self.running += 1
         try:
             ends_at = trio.current_time() + deadline_s
-            await self._await_first_node(job, deadline_s)
+            await self._await_first_node(service_of(job), job.model, deadline_s)
             left_s = max(0.0, ends_at - trio.current_time())
             books = JobBooks(self._store, caller, generation, self._wall_ms, left_s)
             return await self._net.run(job, emit, books, deadline_s=left_s, judge=judge)
         finally:
             self.running -= 1
 
-    async def _await_first_node(self, job: Job, deadline_s: float) -> None:
+    async def embed(
+        self,
+        caller: Caller,
+        generation: str,
+        model: str,
+        inputs: Sequence[Input],
+        *,
+        truncate: bool,
+        took: Took,
+        deadline_s: float,
+    ) -> Embeddings:
+        """Vectors on the caller's account; see `Door.embed`. As many jobs at once as are worth it, and have room."""
+        room = self._options.jobs_max - self.running
+        if room <= 0:
+            raise Overloaded(self._options.retry_after_s)
+        at_once = min(parts_max(inputs), AT_ONCE_MAX, room)
+        self.running += at_once
+        try:
+            ends_at = trio.current_time() + deadline_s
+            await self._await_first_node(Service.EMBED, model, deadline_s)
+            left_s = max(0.0, ends_at - trio.current_time())
+            books = JobBooks(self._store, caller, generation, self._wall_ms, left_s)
+            return await self._net.run_embed(
+                model, inputs, books, truncate=truncate, deadline_s=left_s, at_once=at_once, took=took
+            )
+        finally:
+            self.running -= at_once
+
+    async def _await_first_node(self, service: Service, model: str, deadline_s: float) -> None:
         """While the gateway is young: waits until its model is offered. Raises NoNode, or JobFailed at the deadline."""
         if trio.current_time() >= self._opened_at + self._options.young_s:
             return
         try:
-            await self._net.find(job.model, min(self._options.patience_s, deadline_s), service_of(job))
+            await self._net.find(model, min(self._options.patience_s, deadline_s), service)
         except NoNode:
             if deadline_s <= self._options.patience_s:
                 raise JobFailed(FailureCode.TIMEOUT, f"no node was found in {deadline_s:g} s") from None

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from typing import Final
 
 from cxp2p.errors import CxError, InsufficientCredit, JobFailed, JobRefused, LocalProtocolError, NoNode
-from cxp2p.records import FailureCode, RefusalCode
+from cxp2p.records import FailureCode, RefusalCode, Service
 from cxp2p_gateway.asking import KeyForbids, Limit, Overloaded, RateLimited
 from cxp2p_gateway.store import StoreError
 
@@ -46,6 +46,8 @@ class Condition(Enum):
     JSON_TOO_DEEP = auto()
     JSON_TOO_RICH = auto()
     PARAMETER_MISSING = auto()
+    INPUT_MISSING = auto()
+    INPUT_UNSUPPORTED = auto()
     TYPE_INVALID = auto()
     OUT_OF_RANGE = auto()
     PARAMETER_UNSUPPORTED = auto()
@@ -106,7 +108,7 @@ TABLE: Final[Mapping[Condition, Row]] = {
     ),
     Condition.KEY_INVALID: Row(401, _REQUEST, "invalid_api_key", "Invalid API key", None, True, _BEARER),
     Condition.SERVICE_FORBIDDEN: Row(
-        403, "permission_error", "service_not_allowed", "This API key may not use chat completions", None, True
+        403, "permission_error", "service_not_allowed", "This API key may not use {service}", None, True
     ),
     Condition.MODEL_FORBIDDEN: Row(
         403, "permission_error", "model_not_allowed", "This API key may not use model '{model}'", None, True
@@ -116,6 +118,12 @@ TABLE: Final[Mapping[Condition, Row]] = {
     Condition.JSON_TOO_RICH: Row(400, _REQUEST, "invalid_json", "Request body has more than {limit} JSON values"),
     Condition.PARAMETER_MISSING: Row(
         400, _REQUEST, "missing_required_parameter", "Missing required parameter: model or messages"
+    ),
+    Condition.INPUT_MISSING: Row(
+        400, _REQUEST, "missing_required_parameter", "Missing required parameter: model or input"
+    ),
+    Condition.INPUT_UNSUPPORTED: Row(
+        400, _REQUEST, "unsupported_input_type", "Unsupported type of '{param}': {problem}"
     ),
     Condition.TYPE_INVALID: Row(400, _REQUEST, "invalid_type", _INVALID),
     Condition.OUT_OF_RANGE: Row(400, _REQUEST, "out_of_range", _INVALID),
@@ -190,6 +198,22 @@ ON_ALIAS: Final[Mapping[Condition, Row]] = {
 """Rows that differ on the alias base path."""
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a service is called, and the parameter that is its work."""
+
+    name: str
+    param: str
+
+
+USAGE: Final[Mapping[Service, Usage]] = {
+    Service.CHAT: Usage("chat completions", "messages"),
+    Service.EMBED: Usage("embeddings", "input"),
+    Service.SPEECH: Usage("speech", "text"),
+    Service.SCRAPE: Usage("scraping", "urls"),
+}
+
+
 class Fault(Exception):
     """A request cannot be answered. `param`: the parameter at fault; `words`: what the row's text names."""
 
@@ -232,11 +256,12 @@ def unsupported(param: str, problem: str) -> Fault:
     return Fault(Condition.PARAMETER_UNSUPPORTED, param, {"problem": problem})
 
 
-def fault_of(error: CxError, model: str, known: bool) -> Fault | None:
+def fault_of(error: CxError, model: str, known: bool, service: Service = Service.CHAT) -> Fault | None:
     """What the client is told of an error before the first piece of an answer; None: it is our own fault.
 
     `known`: whether this gateway has ever heard of `model`.
     """
+    usage = USAGE[service]
     words = {"model": model}
     match error:
         case NoNode():
@@ -246,7 +271,7 @@ def fault_of(error: CxError, model: str, known: bool) -> Fault | None:
         case KeyForbids(limit=Limit.MODEL):
             return Fault(Condition.MODEL_FORBIDDEN, "model", words)
         case KeyForbids():
-            return Fault(Condition.SERVICE_FORBIDDEN)
+            return Fault(Condition.SERVICE_FORBIDDEN, None, {"service": usage.name})
         case RateLimited():
             return Fault(Condition.RATE_LIMITED, None, {"limit": error.limit}, error.retry_after_s)
         case Overloaded():
@@ -255,7 +280,7 @@ def fault_of(error: CxError, model: str, known: bool) -> Fault | None:
             return Fault(Condition.OVERLOADED, None, words, error.retry_after_ms / 1000)
         case JobFailed(code=FailureCode.CONTEXT_LENGTH):
             numbers = {"limit": error.limit, "actual": error.actual}
-            return Fault(Condition.CONTEXT_EXCEEDED, "messages", numbers)
+            return Fault(Condition.CONTEXT_EXCEEDED, usage.param, numbers)
         case JobFailed(code=FailureCode.REQUEST_UNSUPPORTED):
             return Fault(Condition.REQUEST_UNSUPPORTED)
         case JobFailed(code=FailureCode.SCHEMA_INVALID):

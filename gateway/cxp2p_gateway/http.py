@@ -15,6 +15,7 @@ from cxp2p.client import Settlement
 from cxp2p_gateway import openai
 from cxp2p_gateway.asking import Door
 from cxp2p_gateway.chat import ChatCompletions
+from cxp2p_gateway.embeddings import EmbeddingsEndpoint
 from cxp2p_gateway.exchange import Exchange, Outside
 from cxp2p_gateway.faults import Base, Condition, Fault
 from cxp2p_gateway.middleware import (
@@ -26,6 +27,7 @@ from cxp2p_gateway.middleware import (
     Methods,
     send_json,
 )
+from cxp2p_gateway.openai import EmbedRules
 from cxp2p_gateway.reading import BodyBudget
 from cxp2p_gateway.schemas import Here, Schemas
 from cxp2p_gateway.waiting import Patience, Places
@@ -36,8 +38,16 @@ BASES: Final = (Base.DOCUMENTED.value, Base.ALIAS.value)
 class Front:
     """The HTTP front of one gateway, an ASGI app. `routes` are all there are; `closing` refuses new requests."""
 
-    def __init__(self, door: Door, patience: Patience, outside: Outside, closing: trio.Event, schemas: Schemas) -> None:
-        self.routes = _routes(door, patience, outside, schemas)
+    def __init__(
+        self,
+        door: Door,
+        patience: Patience,
+        outside: Outside,
+        closing: trio.Event,
+        schemas: Schemas,
+        embed_rules: EmbedRules,
+    ) -> None:
+        self.routes = _routes(door, patience, outside, schemas, embed_rules)
         self.outside = outside
         self.closing = closing
         self._gate = Gate(Router(self.routes, redirect_slashes=False, default=_unknown_path), closing)
@@ -58,24 +68,35 @@ def make_app(
     outside: Outside | None = None,
     closing: trio.Event | None = None,
     schemas: Schemas | None = None,
+    embed_rules: EmbedRules | None = None,
 ) -> Front:
     """The HTTP front over `door`. `outside`: clock and chance; `closing`: set it to refuse what comes from then on.
 
     `schemas`: who checks answers; without it they are checked here, which only a test may want.
     """
-    return Front(door, patience or Patience(), outside or Outside(), closing or trio.Event(), schemas or Here())
+    return Front(
+        door,
+        patience or Patience(),
+        outside or Outside(),
+        closing or trio.Event(),
+        schemas or Here(),
+        embed_rules or EmbedRules(),
+    )
 
 
-def _routes(door: Door, patience: Patience, outside: Outside, schemas: Schemas) -> list[Route]:
+def _routes(door: Door, patience: Patience, outside: Outside, schemas: Schemas, embed_rules: EmbedRules) -> list[Route]:
     def admitted(endpoint: Endpoint) -> Endpoint:
         return Admitted(endpoint, door)
 
-    chat = ChatCompletions(door, outside, patience, BodyBudget(), Places(), schemas)
+    budget, places = BodyBudget(), Places()
+    chat = ChatCompletions(door, outside, patience, budget, places, schemas)
+    embeddings = EmbeddingsEndpoint(door, outside, patience, budget, places, embed_rules)
     alive = {"/health": Methods(GET=_health), "/ready": Methods(GET=_Ready(door))}
     served: dict[str, Methods] = {
         "/chat/completions": Methods(POST=admitted(chat)),
-        "/models": Methods(GET=admitted(_Models(door))),
-        "/models/{model:path}": Methods(GET=admitted(_Model(door))),
+        "/embeddings": Methods(POST=admitted(embeddings)),
+        "/models": Methods(GET=admitted(_Models(door, embed_rules))),
+        "/models/{model:path}": Methods(GET=admitted(_Model(door, embed_rules))),
         "/receipts/{generation}": Methods(GET=admitted(_Receipt(door))),
         **alive,
     }
@@ -108,9 +129,10 @@ class _Models:
     """All models that live nodes offer."""
 
     door: Door
+    embed_rules: EmbedRules
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_json(openai.model_list(self.door.models()), send)
+        await send_json(openai.model_list(self.door.models(), self.embed_rules), send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +140,13 @@ class _Model:
     """One of them."""
 
     door: Door
+    embed_rules: EmbedRules
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         wanted = scope["path_params"]["model"]
         for card in self.door.models():
             if card.model == wanted:
-                await send_json(openai.model_object(card), send)
+                await send_json(openai.model_object(card, self.embed_rules), send)
                 return
         raise Fault(Condition.MODEL_NOT_LISTED, "model", {"model": wanted})
 

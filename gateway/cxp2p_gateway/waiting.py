@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +11,7 @@ from typing import Final
 import trio
 from starlette.types import Receive
 
+from cxp2p.client import Outcome
 from cxp2p_gateway.exchange import Exchange
 from cxp2p_gateway.faults import Condition, Fault
 
@@ -61,6 +62,17 @@ class Places:
 def wants_cx(exchange: Exchange) -> bool:
     """Whether the client asked how its answer came about."""
     return exchange.headers.get("x-cx-metadata", "").lower() == "enabled"
+
+
+def note_outcomes(exchange: Exchange, outcomes: Sequence[Outcome]) -> None:
+    """What the access log says of the jobs of a request that were done."""
+    agreed = [outcome.settlement.countersign for outcome in outcomes]
+    exchange.notes |= {
+        "node": ",".join(dict.fromkeys(outcome.node for outcome in outcomes)),
+        "attempts": sum(outcome.attempts for outcome in outcomes),
+        "in": sum(each.in_units for each in agreed),
+        "out": sum(each.out_units for each in agreed),
+    }
 
 
 async def watch(exchange: Exchange, receive: Receive, work: trio.CancelScope) -> None:

@@ -12,7 +12,8 @@ import pytest
 import trio
 from starlette.types import ASGIApp, Message
 
-from cxp2p.client import Emit, Judge, Outcome, Settlement
+from cxp2p.client import Embeddings, Emit, Judge, Outcome, Settlement, Took
+from cxp2p.embed import Input
 from cxp2p.errors import AnswerRefused, NoNode
 from cxp2p.records import (
     ChatJob,
@@ -148,6 +149,19 @@ class MemoryDoor:
         if fault:
             raise AnswerRefused(fault)
         return outcome
+
+    async def embed(
+        self,
+        caller: Caller,
+        generation: str,
+        model: str,
+        inputs: Sequence[Input],
+        *,
+        truncate: bool,
+        took: Took,
+        deadline_s: float,
+    ) -> Embeddings:
+        raise NoNode(model)
 
     async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
         await trio.lowlevel.checkpoint()

@@ -18,7 +18,7 @@ from cxp2p.errors import (
     ReceiptInvalid,
     RemoteProtocolError,
 )
-from cxp2p.records import FailureCode, RefusalCode
+from cxp2p.records import FailureCode, RefusalCode, Service
 from cxp2p_gateway.asking import KeyForbids, Limit, Overloaded, RateLimited
 from cxp2p_gateway.faults import (
     TABLE,
@@ -33,6 +33,7 @@ from cxp2p_gateway.faults import (
     invalid_type,
     out_of_range,
     render,
+    text_of,
     unsupported,
 )
 from cxp2p_gateway.store import StoreError
@@ -69,7 +70,7 @@ ROWS = [
         403,
         "service_not_allowed",
         "This API key may not use chat completions",
-        C.SERVICE_FORBIDDEN,
+        words(C.SERVICE_FORBIDDEN, service="chat completions"),
         NO_RETRY,
         "permission_error",
     ),
@@ -89,6 +90,18 @@ ROWS = [
         "missing_required_parameter",
         "Missing required parameter: model or messages",
         Fault(C.PARAMETER_MISSING, "model"),
+    ),
+    row(
+        400,
+        "missing_required_parameter",
+        "Missing required parameter: model or input",
+        Fault(C.INPUT_MISSING, "input"),
+    ),
+    row(
+        400,
+        "unsupported_input_type",
+        "Unsupported type of 'input[1]': pass strings",
+        words(C.INPUT_UNSUPPORTED, "input[1]", problem="pass strings"),
     ),
     row(
         400,
@@ -350,6 +363,21 @@ def test_each_error_before_the_first_piece_has_its_row(error: CxError, known: bo
     assert fault is not None
     assert fault.condition is expected
     assert render(fault, Dialect.OPENAI, Base.ALIAS).body
+
+
+@pytest.mark.parametrize(
+    ("service", "param", "name"),
+    [(Service.CHAT, "messages", "chat completions"), (Service.EMBED, "input", "embeddings")],
+)
+def test_an_error_names_what_its_service_is_about(service: Service, param: str, name: str) -> None:
+    """The parameter that is too long, and what a key may not use."""
+    long = fault_of(JobFailed(FailureCode.CONTEXT_LENGTH, "", 10, 11), "x", True, service)
+    forbidden = fault_of(KeyForbids(Limit.SERVICE), "x", True, service)
+    assert long is not None
+    assert forbidden is not None
+
+    assert long.param == param
+    assert text_of(forbidden, Base.ALIAS) == f"This API key may not use {name}"
 
 
 def test_what_a_busy_node_says_reaches_the_client() -> None:

@@ -23,6 +23,7 @@ async def get(path: str, method: str = "GET", door: MemoryDoor = READY, **option
 NO_AUTHORIZATION = "Missing or invalid authorization header"
 PROTECTED = [
     ("POST", "/chat/completions"),
+    ("POST", "/embeddings"),
     ("GET", "/models"),
     ("GET", "/models/smollm2:135m"),
     ("GET", "/receipts/x"),
@@ -136,6 +137,7 @@ async def test_a_receipt_is_its_accounts_own(autojump_clock: MockClock) -> None:
     [
         ("GET", "/api/v1/chat/completions", "POST, OPTIONS"),
         ("PUT", "/v1/chat/completions", "POST, OPTIONS"),
+        ("GET", "/v1/embeddings", "POST, OPTIONS"),
         ("HEAD", "/v1/chat/completions", "POST, OPTIONS"),
         ("POST", "/v1/models", "GET, HEAD, OPTIONS"),
         ("TRACE", "/health", "GET, HEAD, OPTIONS"),

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from cxp2p.records import Prices, Service
 from cxp2p_gateway import openai
-from cxp2p_gateway.openai import ChatAsk, chat_ask
+from cxp2p_gateway.openai import ChatAsk, EmbedRules, chat_ask
 from doors import card, chat_body
+
+RULES = EmbedRules()
 
 
 def test_models_say_what_a_client_wants_to_know_first() -> None:
     """A model object has OpenAI's four keys, and context, limits, prices as decimals per token, and who offers it."""
-    assert openai.model_list((card(),)) == {
+    assert openai.model_list((card(),), RULES) == {
         "object": "list",
         "data": [
             {
@@ -30,10 +34,20 @@ def test_models_say_what_a_client_wants_to_know_first() -> None:
         ],
     }
     unmeasured = openai.model_object(
-        card(first_piece_ms_p50=0, units_per_s_p50=0, prices=Prices(input=0, output=10**12))
+        card(first_piece_ms_p50=0, units_per_s_p50=0, prices=Prices(input=0, output=10**12)), RULES
     )
     assert unmeasured["providers"] == {"count": 2, "p50_ttft_ms": None, "p50_tps": None}
     assert unmeasured["pricing"] == {"prompt": "0", "completion": "1"}
+
+
+@pytest.mark.parametrize(("model", "shortens"), [("all-minilm-l6-v2", False), ("nomic-embed-text:v1.5", True)])
+def test_an_embedding_model_is_listed_as_one(model: str, shortens: bool) -> None:
+    """Text in, vectors out, and no tokens; `dimensions` only where they can be chosen."""
+    listed = openai.model_object(card(model, service=Service.EMBED, output_units_max=2048), RULES)
+
+    assert listed["architecture"] == {"input_modalities": ["text"], "output_modalities": ["embeddings"]}
+    assert listed["max_output_tokens"] is None
+    assert listed["supported_parameters"] == ["dimensions"] * shortens + ["encoding_format", "truncate"]
 
 
 def test_every_parameter_that_is_called_supported_is_accepted() -> None:

@@ -15,6 +15,7 @@ from cxp2p_gateway.openai.answer import (
     usage,
 )
 from cxp2p_gateway.openai.ask import ChatAsk, chat_ask
+from cxp2p_gateway.openai.embeddings import EmbedAsk, EmbedRules, TokenInput, embed_ask, embeddings_json, fitted
 from cxp2p_gateway.openai.listing import SUPPORTED, model_list, model_object
 
 __all__ = [
@@ -22,11 +23,17 @@ __all__ = [
     "SUPPORTED",
     "ChatAsk",
     "Chunks",
+    "EmbedAsk",
+    "EmbedRules",
+    "TokenInput",
     "Whole",
     "chat_ask",
     "completion",
     "cx_object",
+    "embed_ask",
+    "embeddings_json",
     "finish_reason",
+    "fitted",
     "logprobs_object",
     "model_list",
     "model_object",

@@ -7,6 +7,7 @@ from typing import Final
 
 from cxp2p.records import Service
 from cxp2p_gateway.asking import ModelCard
+from cxp2p_gateway.openai.embeddings import EmbedRules
 
 SUPPORTED: Final = (
     "frequency_penalty",
@@ -31,6 +32,7 @@ SUPPORTED: Final = (
     "top_logprobs",
     "top_p",
 )
+EMBEDDING_SUPPORTED: Final = ("encoding_format", "truncate")
 MODALITIES: Final = {
     Service.CHAT: ("text", "text"),
     Service.EMBED: ("text", "embeddings"),
@@ -39,8 +41,11 @@ MODALITIES: Final = {
 }
 
 
-def model_object(card: ModelCard) -> dict[str, object]:
-    """One model, with what a client wants to know before it chooses. Prices: credits per token, as decimal strings."""
+def model_object(card: ModelCard, embed_rules: EmbedRules) -> dict[str, object]:
+    """One model, with what a client wants to know before it chooses. Prices: credits per token, as decimal strings.
+
+    Of embeddings the output is vectors: no tokens, and a price for each vector.
+    """
     reads, writes = MODALITIES[card.service]
     return {
         "id": card.model,
@@ -48,9 +53,9 @@ def model_object(card: ModelCard) -> dict[str, object]:
         "created": card.since_s,
         "owned_by": "cxp2p",
         "context_length": card.context_units,
-        "max_output_tokens": card.output_units_max,
+        "max_output_tokens": card.output_units_max if card.service is Service.CHAT else None,
         "architecture": {"input_modalities": [reads], "output_modalities": [writes]},
-        "supported_parameters": list(SUPPORTED) if card.service is Service.CHAT else [],
+        "supported_parameters": _supported(card, embed_rules),
         "pricing": {"prompt": _price(card.prices.input), "completion": _price(card.prices.output)},
         "providers": {
             "count": card.nodes,
@@ -60,9 +65,18 @@ def model_object(card: ModelCard) -> dict[str, object]:
     }
 
 
-def model_list(cards: tuple[ModelCard, ...]) -> dict[str, object]:
+def model_list(cards: tuple[ModelCard, ...], embed_rules: EmbedRules) -> dict[str, object]:
     """All models."""
-    return {"object": "list", "data": [model_object(card) for card in cards]}
+    return {"object": "list", "data": [model_object(card, embed_rules) for card in cards]}
+
+
+def _supported(card: ModelCard, embed_rules: EmbedRules) -> list[str]:
+    match card.service:
+        case Service.CHAT:
+            return list(SUPPORTED)
+        case Service.EMBED:
+            return [*(["dimensions"] if embed_rules.shortens(card.model) else []), *EMBEDDING_SUPPORTED]
+    return []
 
 
 def _price(micro_per_million: int) -> str:
