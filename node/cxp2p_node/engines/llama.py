@@ -110,8 +110,12 @@ def serving_of(settings: LlamaSettings) -> Serving:
 
 
 @asynccontextmanager
-async def open_llama(settings: LlamaSettings) -> AsyncIterator[Llama]:
-    """Loads the model, and keeps it loaded for as long as the block runs. Raises SettingsError if it cannot be."""
+async def open_llama(settings: LlamaSettings, address_bytes_max: int | None = None) -> AsyncIterator[Llama]:
+    """Loads the model, and keeps it loaded for as long as the block runs. Raises SettingsError if it cannot be.
+
+    `address_bytes_max`: what the worker may map, files included.
+    """
     serving = TypeAdapter(Serving).dump_json(serving_of(settings)).decode()
-    async with open_worker(settings.model, WORKER, (str(settings.path), serving)) as worker:
+    arguments = (str(settings.path), serving)
+    async with open_worker(settings.model, WORKER, arguments, address_bytes_max) as worker:
         yield Llama(settings, worker)
