@@ -40,18 +40,20 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_bert(tmp_path_factory.mktemp("model") / "slow.gguf", layers=64, context=LONG)
 
 
-def tiny(path: Path, *, context_units: int | None = None, threads: int = 2) -> AbstractAsyncContextManager[Embed]:
-    return open_embed(
-        EmbedSettings(
-            model="tiny",
-            path=path,
-            model_digest=b"d" * 32,
-            prices=Prices(input=1, output=1),
-            queue_max=4,
-            context_units=context_units,
-            threads=threads,
-        )
+def settings_of(path: Path, *, context_units: int | None = None, threads: int = 2) -> EmbedSettings:
+    return EmbedSettings(
+        model="tiny",
+        path=path,
+        model_digest=b"d" * 32,
+        prices=Prices(input=1, output=1),
+        queue_max=4,
+        context_units=context_units,
+        threads=threads,
     )
+
+
+def tiny(path: Path, *, context_units: int | None = None, threads: int = 2) -> AbstractAsyncContextManager[Embed]:
+    return open_embed(settings_of(path, context_units=context_units, threads=threads))
 
 
 def job(*inputs: Input, truncate: bool = True) -> EmbedJob:
@@ -237,7 +239,12 @@ async def test_a_slow_reader_holds_up_itself_and_not_the_others(model: Path) -> 
     texts = texts_of(INPUTS_MAX)
     async with tiny(model) as engine, trio.open_nursery() as nursery:
         nursery.start_soon(engine.run, job(*texts), 1, INPUTS_MAX, slow, Heard().counted)
-        await wait_all_tasks_blocked(0.2)
+        while not taken:
+            await wait_all_tasks_blocked(0.01)
+        [inbox] = engine.worker._jobs.values()
+        with trio.fail_after(PATIENCE_S):
+            while inbox.statistics().current_buffer_used < PIECES_ON_THE_WAY - 1:
+                await wait_all_tasks_blocked(0.01)
         process = psutil.Process(engine.worker.pid)
         others = texts_of(100, seed=2)
         for _ in range(3):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,12 +11,17 @@ from pathlib import Path
 from cxp2p.records import Capability, Job, Load, Prices, Service, Usage
 from cxp2p.wire import encode
 from cxp2p_node.engines import Counted, Emit
+from cxp2p_node.engines.serving import threads_for
 from cxp2p_node.engines.supervise import Worker, open_worker
+from cxp2p_node.processors import cores_usable
 
 WORKER = "cxp2p_node.engines.embed_worker"
 CONTEXT_UNITS_MAX = 8192  # unless set: a longer input is computed at once too, and takes memory and minutes
 INPUTS_MAX = 2048  # of one job, as its record has it
 SLOTS = 16  # jobs at once: most are short, and are computed together
+PACK_UNITS_MAX = 512  # tokens at once in all encoders but the first one: more is no quicker
+GPU_PACK_UNITS_MAX = 2048  # less leaves a GPU idle
+ENCODERS_MAX = 4  # each takes some memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,22 +56,36 @@ class Embed:
         self.worker.on_change(call)
 
     def describe(self) -> Capability:
-        settings = self._settings
-        return Capability(
-            service=Service.EMBED,
-            model=settings.model,
-            model_digest=settings.model_digest,
-            runtime=self._loaded.runtime,
-            context_units=self._loaded.context_units,
-            output_units_max=INPUTS_MAX,
-            prices=settings.prices,
-            slots=settings.slots,
-            queue_max=settings.queue_max,
-            load=Load(running=0, queued=0, first_piece_ms=0, units_per_s=0, loading_ms=0),
-        )
+        return described(self._settings, self._loaded.runtime, self._loaded.context_units)
 
     async def run(self, job: Job, seed: int, max_out: int, emit: Emit, counted: Counted) -> Usage:
         return await self.worker.run(encode(job), seed, max_out, emit, counted)
+
+
+def described(settings: EmbedSettings, runtime: str, context_units: int) -> Capability:
+    """What is offered of a model whose inputs may be so long."""
+    return Capability(
+        service=Service.EMBED,
+        model=settings.model,
+        model_digest=settings.model_digest,
+        runtime=runtime,
+        context_units=context_units,
+        output_units_max=INPUTS_MAX,
+        prices=settings.prices,
+        slots=settings.slots,
+        queue_max=settings.queue_max,
+        load=Load(running=0, queued=0, first_piece_ms=0, units_per_s=0, loading_ms=0),
+    )
+
+
+def packs_of(settings: EmbedSettings) -> tuple[int, ...]:
+    """For each encoder of the worker, how many tokens it computes at once: the first one takes the longest input."""
+    threads = settings.threads or threads_for(cores_usable())
+    context_units = settings.context_units or CONTEXT_UNITS_MAX
+    if settings.gpu_layers:
+        return (max(context_units, GPU_PACK_UNITS_MAX),)
+    others = min(threads, ENCODERS_MAX) - 1
+    return (max(context_units, PACK_UNITS_MAX), *(PACK_UNITS_MAX,) * others)
 
 
 @asynccontextmanager
@@ -77,7 +95,8 @@ async def open_embed(settings: EmbedSettings) -> AsyncIterator[Embed]:
         {
             "path": str(settings.path),
             "context_units": settings.context_units or CONTEXT_UNITS_MAX,
-            "threads": settings.threads or os.cpu_count() or 1,
+            "packs": packs_of(settings),
+            "threads": settings.threads or threads_for(cores_usable()),
             "gpu_layers": settings.gpu_layers,
         }
     )

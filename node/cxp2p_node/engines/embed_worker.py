@@ -13,6 +13,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -28,9 +29,6 @@ from cxp2p_node.engines.frames import Failed, Frames, Loaded, Start, Unfit, pack
 from cxp2p_node.engines.llama_library import LoadError
 from cxp2p_node.engines.packs import Packs
 
-PACK_UNITS_MAX = 512  # of all encoders but the first one, which takes whatever the context holds
-GPU_PACK_UNITS_MAX = 2048  # less leaves a GPU idle
-ENCODERS_MAX = 4  # each takes some memory
 SLICE_S = 0.005  # how long one job's texts are read before it is another job's turn
 SWITCH_S = 0.001  # an encoder that has finished waits no longer for the thread that reads
 EXIT_UNFIT = 3
@@ -104,14 +102,10 @@ def listen(source: BinaryIO, work: Work, inbox: Inbox) -> None:
         os._exit(0)
 
 
-def runners_of(model: EmbedModel, threads: int, gpu: bool) -> list[Runner]:
+def runners_of(model: EmbedModel, packs: Sequence[int], threads: int) -> list[Runner]:
     """The encoders, each tried out: the first pack is slow, and a file with a fault may end the process here."""
-    count = 1 if gpu else min(threads, ENCODERS_MAX)
-    most = GPU_PACK_UNITS_MAX if gpu else PACK_UNITS_MAX
-    runners = []
-    for number in range(count):
-        units_max = max(model.context_units, most) if number == 0 else most
-        runners.append(Runner(model.encoder(units_max, threads // count), threads // count))
+    share = max(1, threads // len(packs))
+    runners = [Runner(model.encoder(units_max, share), share) for units_max in packs]
     tokens = [*model.marks[0], *model.tokenize("Hello"), *model.marks[1]]
     for runner in runners:
         runner.encoder.embed([tokens or [0]], runner.threads, None)
@@ -119,18 +113,17 @@ def runners_of(model: EmbedModel, threads: int, gpu: bool) -> list[Runner]:
 
 
 def main() -> None:
-    """`python -m cxp2p_node.engines.embed_worker '{"path": …, "context_units": …, "threads": …, "gpu_layers": …}'`."""
+    """`python -m cxp2p_node.engines.embed_worker '{"path": …, "context_units": …, "packs": […], …}'`."""
     settings = json.loads(sys.argv[1])
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # llama.cpp prints to standard output now and then; frames must stay alone
     sys.setswitchinterval(SWITCH_S)
     threading.excepthook = end_with_traceback
-    gpu = settings["gpu_layers"] != 0
     try:
         model = EmbedModel(
             Path(settings["path"]), context_units=settings["context_units"], gpu_layers=settings["gpu_layers"]
         )
-        runners = runners_of(model, settings["threads"], gpu)
+        runners = runners_of(model, settings["packs"], settings["threads"])
     except LoadError as error:
         out.write(pack(Unfit(reason=str(error)[:512])))
         out.flush()
@@ -139,7 +132,7 @@ def main() -> None:
     out.write(pack(Loaded(runtime=one_line(runtime, 128), context_units=model.context_units)))
     out.flush()
     inbox: Inbox = queue.SimpleQueue()
-    work = Work(runners, Packs(GPU_PACK_UNITS_MAX if gpu else PACK_UNITS_MAX), out)
+    work = Work(runners, Packs(min(settings["packs"])), out)
     for runner in runners:
         threading.Thread(target=work.run, args=(runner,), daemon=True).start()
     threading.Thread(target=listen, args=(sys.stdin.buffer, work, inbox), daemon=True).start()

@@ -13,18 +13,19 @@ from typing import TypeVar
 import trio
 
 from cxp2p.errors import SettingsError, one_line
-from cxp2p.records import Prices
+from cxp2p.records import Prices, Service
 from cxp2p_node.catalog import look_up
 from cxp2p_node.config import ModelSettings
-from cxp2p_node.engines import Engine
+from cxp2p_node.engines import Engine, embed
 from cxp2p_node.engines.echo import Echo
+from cxp2p_node.engines.embed import EmbedSettings, open_embed
 from cxp2p_node.engines.llama import CONTEXT_UNITS_MAX, LlamaSettings, described, open_llama
 from cxp2p_node.engines.shelf import Loadable
 from cxp2p_node.engines.upstream_settings import upstream_of
 from cxp2p_node.models import Store
 from cxp2p_node.models.facts import ModelFacts, facts_of
 from cxp2p_node.models.header import HeaderError
-from cxp2p_node.models.memory import memory_parts
+from cxp2p_node.models.memory import MemoryParts, memory_parts
 
 log = logging.getLogger("cxp2p.node")
 
@@ -60,6 +61,8 @@ async def loadable(model: ModelSettings, store: Store) -> Loadable | None:
 async def _llama(model: ModelSettings, store: Store) -> Loadable:
     name, path, digest = await _model_file(model, store)
     facts = await in_thread(_facts_of, name, path)
+    if facts.service is Service.EMBED:
+        return _embed(model, name, path, digest, facts)
     settings = LlamaSettings(
         model=name,
         path=path,
@@ -72,11 +75,37 @@ async def _llama(model: ModelSettings, store: Store) -> Loadable:
         gpu_layers=model.gpu_layers,
     )
     assert settings.context_units is not None
+    parts = memory_parts(facts, slots=settings.slots, context_units=settings.context_units, batch=BATCH_MAX)
     return Loadable(
         described=described(settings, _runtime(facts), settings.context_units),
-        bytes_needed=_bytes_needed(facts, settings),
+        bytes_needed=_bytes_needed(facts, parts, model.gpu_layers),
         file_bytes=facts.file_bytes,
         open=lambda: open_llama(settings),
+        keep=model.keep,
+        idle_s=model.idle_s,
+    )
+
+
+def _embed(model: ModelSettings, name: str, path: Path, digest: bytes, facts: ModelFacts) -> Loadable:
+    settings = EmbedSettings(
+        model=name,
+        path=path,
+        model_digest=digest,
+        prices=Prices(input=model.price_in, output=model.price_out),
+        slots=model.slots or embed.SLOTS,
+        queue_max=model.queue_max,
+        context_units=min(model.context_units or embed.CONTEXT_UNITS_MAX, facts.context_units),
+        threads=model.threads,
+        gpu_layers=model.gpu_layers,
+    )
+    assert settings.context_units is not None
+    packs = embed.packs_of(settings)
+    parts = memory_parts(facts, slots=len(packs), context_units=max(packs), batch=sum(packs))
+    return Loadable(
+        described=embed.described(settings, _runtime(facts), settings.context_units),
+        bytes_needed=_bytes_needed(facts, parts, model.gpu_layers),
+        file_bytes=facts.file_bytes,
+        open=lambda: open_embed(settings),
         keep=model.keep,
         idle_s=model.idle_s,
     )
@@ -91,12 +120,10 @@ def _facts_of(name: str, path: Path) -> ModelFacts:
         raise SettingsError(f"models: {name}: {path} cannot be read: {error.strerror}") from error
 
 
-def _bytes_needed(facts: ModelFacts, settings: LlamaSettings) -> int:
+def _bytes_needed(facts: ModelFacts, parts: MemoryParts, gpu_layers: int) -> int:
     """What the model takes of the machine's memory: layers on the GPU take none of it."""
-    assert settings.context_units is not None
-    parts = memory_parts(facts, slots=settings.slots, context_units=settings.context_units, batch=BATCH_MAX)
     layers = max(1, facts.layers)
-    here = 0 if settings.gpu_layers < 0 else max(0, layers - settings.gpu_layers)
+    here = 0 if gpu_layers < 0 else max(0, layers - gpu_layers)
     return (parts.weights + parts.cache) * here // layers + parts.compute + parts.worker
 
 
