@@ -42,9 +42,21 @@ def token_ids(text: str) -> tuple[int, ...]:
 END = SPECIAL.index("<|im_end|>")
 
 
-def write_tiny_model(path: Path, *, loop: bool = False, context: int = CONTEXT) -> Path:
-    vocab = len(SPECIAL) + 256
-    writer = gguf.GGUFWriter(path, "llama")
+def write_tiny_model(
+    path: Path,
+    *,
+    loop: bool = False,
+    context: int = CONTEXT,
+    architecture: str = "llama",
+    half: tuple[str, ...] = (),
+    says: tuple[str, ...] = (),
+) -> Path:
+    """`half`: the tensors that are stored as 16 bits, which llama.cpp cannot bear of every one.
+
+    `says`: what it says in place of the alphabet, each text a token.
+    """
+    vocab = len(SPECIAL) + 256 + len(says)
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
@@ -58,16 +70,17 @@ def write_tiny_model(path: Path, *, loop: bool = False, context: int = CONTEXT) 
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     letters = byte_letters()
-    writer.add_token_list([*SPECIAL, *letters])
-    writer.add_token_types([*[gguf.TokenType.CONTROL] * len(SPECIAL), *[gguf.TokenType.NORMAL] * 256])
+    writer.add_token_list([*SPECIAL, *letters, *says])
+    kinds = [*[gguf.TokenType.CONTROL] * len(SPECIAL), *[gguf.TokenType.NORMAL] * 256]
+    writer.add_token_types([*kinds, *[gguf.TokenType.USER_DEFINED] * len(says)])
     writer.add_token_merges([f"{letters[0]} {letters[0]}"])  # there must be one; this one is of no use
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(END)
     writer.add_add_bos_token(False)
     writer.add_chat_template(TEMPLATE)
-    for name, tensor in tensors(vocab, loop).items():
-        writer.add_tensor(name, tensor)
+    for name, tensor in tensors(vocab, loop, len(says)).items():
+        writer.add_tensor(name, tensor.astype(np.float16) if name in half else tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -75,13 +88,15 @@ def write_tiny_model(path: Path, *, loop: bool = False, context: int = CONTEXT) 
     return path
 
 
-def tensors(vocab: int, loop: bool) -> dict[str, np.ndarray]:
+def tensors(vocab: int, loop: bool, says: int) -> dict[str, np.ndarray]:
     embedding = np.eye(vocab, WIDTH, dtype=np.float32)
     output = np.zeros((vocab, WIDTH), dtype=np.float32)
-    chain = [b"\n"[0], *ANSWER.encode()]
+    chain = [token_of(byte) for byte in (b"\n"[0], *ANSWER.encode())]
+    if says:
+        chain = [chain[0], *range(vocab - says, vocab)]
     for last, following in itertools.pairwise(chain):
-        output[token_of(following), token_of(last)] = 2.0
-    output[token_of(chain[1]) if loop else END, token_of(chain[-1])] = 2.0
+        output[following, last] = 2.0
+    output[chain[1] if loop else END, chain[-1]] = 2.0
     zeros = np.zeros((WIDTH, WIDTH), dtype=np.float32)
     ones = np.ones(WIDTH, dtype=np.float32)
     return {

@@ -301,7 +301,8 @@ params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
 params.port = settings["port"]
 params.hostnames = ["127.0.0.1"]
 params.verbosity = 0
-params.embedding = settings["embedding"]
+if settings["embedding"]:
+    params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
 params.api_keys = settings["keys"]
 params.chat_template = settings["template"]
 params.model_alias = {settings["alias"]}

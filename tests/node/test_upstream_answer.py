@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cxp2p.errors import JobFailed
 from cxp2p.records import CallPart, ChatJob, FailureCode, Finish, Piece, Tool, ToolMode
 from cxp2p_node.engines.upstream_answer import BYTES_SPARE, CALLS_MAX, IDS_PER_PIECE, MARKS_MAX, Answer, stand_in
-from cxp2p_node.engines.upstream_events import NAME_CHARS_MAX, STAND_IN, Events
+from cxp2p_node.engines.upstream_events import NAME_CHARS_MAX, STAND_IN
 from cxp2p_node.engines.upstream_faults import Kind, ServerFault
 from upstreams import chunk, usage
 from worlds import chat_job
@@ -203,17 +203,39 @@ def test_arguments_may_come_as_an_object() -> None:
 def test_a_server_that_knows_no_must_is_found_out_before_anything_is_passed_on(mode: ToolMode) -> None:
     """llama-server drops tool_choice in silence when the model's template has no tools: that is no answer."""
     answer = Answer(job(tools=TOOLS, tool_mode=mode, tool_name="weather"), 50)
-    assert say(answer, chunk("\n"), chunk(delta={"reasoning_content": "hmm"}))[0].text == ""
+    pieces = say(answer, *[chunk("It is sunny. ") for _ in range(9)], chunk(end="stop"), "[DONE]")
+    assert text_of(pieces) == ""
     with pytest.raises(JobFailed, match="tool_choice") as failed:
-        say(answer, chunk("It is sunny."))
+        answer.end()
     assert failed.value.code is FailureCode.REQUEST_UNSUPPORTED
 
 
-def test_an_answer_without_the_call_that_must_be_is_no_answer() -> None:
-    answer = Answer(job(tools=TOOLS, tool_mode=ToolMode.REQUIRED), 50)
-    say(answer, chunk(end="stop"))
+def test_another_call_than_the_one_that_must_be_is_not_passed_on() -> None:
+    answer = Answer(job(tools=TOOLS, tool_mode=ToolMode.NAMED, tool_name="weather"), 50)
     with pytest.raises(JobFailed, match="tool_choice"):
-        answer.end()
+        say(answer, call(0, "other", "{}"))
+
+
+def test_words_before_the_call_that_must_be_come_with_it() -> None:
+    """A model may say what it will do, then do it."""
+    answer = Answer(job(tools=TOOLS, tool_mode=ToolMode.REQUIRED), 50)
+    pieces = say(answer, chunk("I will "), chunk("look. "), call(0, "weather", "{}"), chunk(" So."), chunk(end="stop"))
+    assert [(piece.text, len(piece.calls)) for piece in pieces if piece.text] == [("I will look. ", 1), (" So.", 0)]
+
+
+def test_words_that_were_cut_off_before_the_call_are_passed_on() -> None:
+    answer = Answer(job(tools=TOOLS, tool_mode=ToolMode.REQUIRED), 2)
+    pieces = say(answer, chunk("I will "), chunk("look", usage=usage(1, 2)), chunk(end="length"), "[DONE]")
+    pieces += answer.end()
+    assert text_of(pieces) == "I will look"
+    assert answer.usage(0).finish is Finish.LENGTH
+    assert len(ids_of(pieces)) == 2
+
+
+def test_words_that_wait_for_a_call_are_bounded() -> None:
+    answer = Answer(job(tools=TOOLS, tool_mode=ToolMode.REQUIRED), 2)
+    with pytest.raises(ServerFault, match="too long for 2 tokens"):
+        say(answer, chunk("x" * (BYTES_SPARE + 300)))
 
 
 def test_log_probabilities_that_do_not_come_fail_the_job_before_its_text() -> None:
@@ -360,33 +382,3 @@ def test_units_are_never_more_than_ordered_made_or_delivered(max_out: int, told:
     assert units <= max_out
     assert units <= reported + ids + events
     assert units <= delivered + MARKS_MAX
-
-
-# Events.
-
-
-@given(st.data())
-def test_events_are_whole_however_the_network_cuts_them(data: st.DataObject) -> None:
-    """Two to a read, or one over many; with comments, carriage returns and several lines between."""
-    stream = (
-        b': ping\n\ndata: {"a": 1}\r\n\r\nevent: x\ndata: one\ndata: two\n\ndata:[DONE]\n\nerror: {"message": "x"}\n\n'
-    )
-    whole = [b'{"a": 1}', b"one\ntwo", b"[DONE]", b'{"error": {"message": "x"}}']
-    events, found = Events(), []
-    while stream:
-        cut = data.draw(st.integers(1, len(stream)))
-        found += events.feed(stream[:cut])
-        stream = stream[cut:]
-    assert found + events.end() == whole
-
-
-def test_the_last_event_needs_no_blank_line() -> None:
-    events = Events()
-    assert events.feed(b"data: a\n\ndata: b") == [b"a"]
-    assert events.end() == [b"b"]
-
-
-@pytest.mark.parametrize("line", [b"data: " + b"x" * 200, b"x" * 200, b"data: " + b"x" * 60 + b"\ndata: " + b"y" * 60])
-def test_an_event_that_does_not_end_is_not_kept(line: bytes) -> None:
-    with pytest.raises(ServerFault, match="longer than 100 bytes"):
-        Events(100).feed(line)

@@ -174,6 +174,13 @@ def test_tools_are_passed_on_with_the_choice(mode: ToolMode, choice: object) -> 
     assert sent["parallel_tool_calls"] is False
 
 
+def test_llama_server_is_given_the_named_tool_alone() -> None:
+    """It takes a choice that is an object for `auto`, without a word."""
+    sent = body(Maker.LLAMA_CPP, tools=(WEATHER, Tool(name="b")), tool_mode=ToolMode.NAMED, tool_name="b")
+    assert [tool["function"]["name"] for tool in sent["tools"]] == ["b"]
+    assert sent["tool_choice"] == "required"
+
+
 def test_tools_that_may_not_be_called_are_not_told() -> None:
     """A server that ignores the choice can then not get it wrong."""
     sent = body(tools=(WEATHER,), tool_mode=ToolMode.NONE)

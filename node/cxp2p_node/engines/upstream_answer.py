@@ -71,7 +71,9 @@ class Answer:
         self.max_out = max_out
         self._key = key
         self._forced = bool(job.tools) and job.tool_mode in (ToolMode.REQUIRED, ToolMode.NAMED)
+        self._forced_name = job.tool_name if self._forced and job.tool_mode is ToolMode.NAMED else None
         self._wants_logprobs = job.logprobs is not None
+        self._held = ""
         self._calls: list[_Call] = []
         self._bytes = 0
         self._made = 0  # tokens, as the server last said; then what came since, and events with text that may be one
@@ -93,7 +95,7 @@ class Answer:
             return []
         self._count(told)
         calls = tuple(part for each in told.calls if (part := self._part(each)) is not None)
-        text = self._heeded(told.text)
+        text = self._released(told.text)
         self._check_logprobs(told)
         pieces = self._pieces(text, told.reasoning, calls, told.logprobs)
         self._end(told.end)
@@ -105,7 +107,7 @@ class Answer:
             raise ServerFault(Kind.GONE, "its answer ended without a reason to end")
         if self._forced and not self._calls and self.finish is Finish.STOP:
             raise _unheeded()
-        return self._pieces("", "", (), ())
+        return self._pieces(self._held, "", (), ())
 
     def usage(self, prompt_units_least: int) -> Usage:
         """What was used, when all pieces are told; for a prompt that nobody counted, the least that it has."""
@@ -121,13 +123,15 @@ class Answer:
         if reason:
             self.finish = Finish.LENGTH if reason in _LENGTH else Finish.STOP
 
-    def _heeded(self, text: str) -> str:
-        """The text, unless a call must come first: one that comes in its place shows that the server knows no must."""
-        if not self._forced or self._calls:
-            return text
-        if text.strip():
-            raise _unheeded()
-        return ""
+    def _released(self, text: str) -> str:
+        """The text, unless a call must be made and is not yet: then it waits. It may be all that will come."""
+        self._held += text
+        if self._forced and not self._calls:
+            if len(self._held) > BYTES_SPARE + BYTES_PER_UNIT_MAX * self.max_out:
+                broken(f"its answer is too long for {self.max_out} tokens")
+            return ""
+        text, self._held = self._held, ""
+        return text
 
     def _check_logprobs(self, told: Told) -> None:
         if told.logprobs:
@@ -144,6 +148,8 @@ class Answer:
                 broken("a tool call begins without a name")
             if len(self._calls) >= CALLS_MAX:
                 broken(f"its answer has more than {CALLS_MAX} tool calls")
+            if self._forced_name not in (None, told.name):
+                raise _unheeded()
             name, number = told.name, len(self._calls)
             call = _Call(number, number if told.index is None else told.index, told.id)
             self._calls.append(call)

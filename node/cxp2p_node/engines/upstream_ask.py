@@ -122,7 +122,7 @@ def chat_body(job: ChatJob, facts: Facts, tokens_max: int | None) -> dict[str, A
         "stream_options": {"include_usage": True},
         **_sampling(job.sampling, facts.maker),
         **_form(job),
-        **_tools(job),
+        **_tools(job, facts.maker),
         **_own_words(job, facts.maker),
     }
     if tokens_max is not None:
@@ -184,14 +184,18 @@ def _form(job: ChatJob) -> dict[str, Any]:
             return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
-def _tools(job: ChatJob) -> dict[str, Any]:
+def _tools(job: ChatJob, maker: Maker) -> dict[str, Any]:
     """The tools and which must be called; none if none may be: no server can then get it wrong."""
     if not job.tools or job.tool_mode is ToolMode.NONE:
         return {}
-    choice: object = str(job.tool_mode)
+    tools = job.tools
+    fields: dict[str, Any] = {"tool_choice": str(job.tool_mode)}
     if job.tool_mode is ToolMode.NAMED:
-        choice = {"type": "function", "function": {"name": job.tool_name}}
-    fields: dict[str, Any] = {"tools": [_tool(tool) for tool in job.tools], "tool_choice": choice}
+        fields["tool_choice"] = {"type": "function", "function": {"name": job.tool_name}}
+        if maker is Maker.LLAMA_CPP:  # it takes a name for `auto`
+            fields["tool_choice"] = "required"
+            tools = tuple(tool for tool in tools if tool.name == job.tool_name)
+    fields["tools"] = [_tool(tool) for tool in tools]
     if not job.parallel_calls:
         fields["parallel_tool_calls"] = False
     return fields
