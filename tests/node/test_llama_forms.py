@@ -41,6 +41,9 @@ PERSON = {
     "required": ["name", "age", "tags"],
     "additionalProperties": False,
 }
+LINKS = [{"$ref": f"#/$defs/{at + 1}"} for at in range(4000)]
+CHAIN = {"$defs": {**{str(at): link for at, link in enumerate(LINKS)}, "4000": {}}, "$ref": "#/$defs/0"}
+TOWER = {"$defs": {**{str(at): {"items": link} for at, link in enumerate(LINKS)}, "4000": {}}, "$ref": "#/$defs/0"}
 WEATHER = Tool(
     name="weather",
     parameters=json.dumps(
@@ -162,8 +165,11 @@ async def test_a_schema_that_cannot_be_followed_is_told(engine: Llama, schema: s
         {"enum": ["x" * 300_000]},
         {"type": "string", "pattern": "(((a{1,99}){1,99}){1,99}){1,99}"},
         {"type": "array", "items": {"type": "string"}, "minItems": 1_000_000},
+        CHAIN,
+        TOWER,
+        {"$ref": "#"},
     ],
-    ids=["long", "deep", "many"],
+    ids=["long", "deep", "many", "chain", "tower", "circle"],
 )
 async def test_a_schema_that_explodes_has_a_limit(engine: Llama, schema: dict[str, Any]) -> None:
     asked = job(form=AnswerForm.JSON_SCHEMA, schema=json.dumps(schema))
@@ -172,9 +178,36 @@ async def test_a_schema_that_explodes_has_a_limit(engine: Llama, schema: dict[st
         ends.append((await ask(engine, asked, max_out=20))[1].finish)
     except JobFailed as error:
         ends.append(error.code)
-    assert ends[0] in (Finish.LENGTH, FailureCode.SCHEMA_INVALID)
+    assert ends[0] in (Finish.STOP, Finish.LENGTH, FailureCode.SCHEMA_INVALID)
     pieces, _ = await ask(engine, job(temperature=0))
     assert text(pieces) == ANSWER
+
+
+@pytest.mark.parametrize(
+    "parameters", ["{", "[]", '{"a":' * 200_000, '{"type": "nothing"}'], ids=["cut", "list", "deep", "no"]
+)
+@pytest.mark.parametrize("mode", [ToolMode.AUTO, ToolMode.REQUIRED])
+async def test_a_tool_that_is_none_is_told(engine: Llama, parameters: str, mode: ToolMode) -> None:
+    """To whoever brought it; the others, and the worker, do not notice."""
+    pid = engine.worker.pid
+    tool = Tool(name="f", parameters=parameters)
+    with pytest.raises(JobFailed) as failed:
+        await ask(engine, job(tools=(tool,), tool_mode=mode))
+    assert failed.value.code is FailureCode.SCHEMA_INVALID
+    assert engine.worker.pid == pid
+
+
+async def test_who_may_call_may_answer_in_a_form(engine: Llama) -> None:
+    """With tools and a schema: one or the other, and nothing else."""
+    for seed in range(6):
+        asked = job(tools=(WEATHER,), form=AnswerForm.JSON_SCHEMA, schema=json.dumps(PERSON))
+        pieces, usage = await ask(engine, asked, seed)
+        assert usage.finish is Finish.STOP
+        if calls(pieces):
+            assert [name for name, _ in calls(pieces)] == ["weather"] * len(calls(pieces))
+            assert text(pieces) == ""
+        else:
+            assert set(json.loads(text(pieces))) == {"name", "age", "tags"}
 
 
 async def test_a_call_that_is_required_comes(engine: Llama) -> None:

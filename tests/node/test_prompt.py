@@ -7,7 +7,7 @@ from jinja2 import TemplateError
 
 from cxp2p.errors import JobFailed
 from cxp2p.records import FailureCode, Message, Role, Tool, ToolCall
-from cxp2p_node.engines.prompt import CHATML, ChatTemplate
+from cxp2p_node.engines.prompt import CHATML, ChatTemplate, begins_to_think, thoughts_ended
 
 HELLO = (Message(role=Role.USER, content="Hello"),)
 
@@ -43,11 +43,57 @@ def test_what_a_template_refuses_is_the_requests_fault() -> None:
         "{{ messages.append(1) }}",
         "{{ strftime_now.__globals__['os'] }}",
         "{% for i in range(10000000000) %}{% endfor %}",
+        "{{ 1 / 0 }}",
+        "{{ messages[0].content.encode('none') }}",
+        "{{ {}.pop('x') }}",
     ],
 )
 def test_a_template_cannot_leave_the_sandbox(source: str) -> None:
     with pytest.raises(JobFailed, match="refuses these messages"):
         template(source).render(HELLO)
+
+
+@pytest.mark.parametrize("parameters", ["{", '{"a":' * 100_000])
+@pytest.mark.parametrize("source", [CHATML, "{{ tools | tojson }}"])
+def test_a_tool_whose_parameters_are_no_json_is_told(parameters: str, source: str) -> None:
+    with pytest.raises(JobFailed, match="parameters of tool 'f' are not JSON") as failed:
+        template(source).render(HELLO, (Tool(name="f", parameters=parameters),))
+    assert failed.value.code is FailureCode.SCHEMA_INVALID
+
+
+def test_arguments_that_are_no_json_stay_text() -> None:
+    """A model once wrote them, and the client sends them back as they are."""
+    for arguments in ("{", '{"a":' * 100_000):
+        call = Message(role=Role.ASSISTANT, content="", tool_calls=(ToolCall(id="c", name="f", arguments=arguments),))
+        source = "{{ messages[0].tool_calls[0].function.arguments }}{# tools #}"
+        assert template(source).render((call,)) == arguments
+
+
+THINKS = "{{ enable_thinking }}|{{ thinking }}|{{ '<think>' if enable_thinking is not false }}"
+
+
+@pytest.mark.parametrize(
+    ("source", "thinking", "prompt"),
+    [
+        (THINKS, None, "||<think>"),
+        (THINKS, True, "True|True|<think>"),
+        (THINKS, False, "False|False|"),
+        ("Hi<think>\n ", None, "Hi<think>\n "),
+        ("Hi<think>", True, "Hi<think>"),
+        ("Hi<think>\n", False, "Hi<think>\n\n</think>\n\n"),
+        ("Hi", False, "Hi"),
+    ],
+)
+def test_whether_to_think_is_told_to_the_template(source: str, thinking: bool | None, prompt: str) -> None:
+    """By the names that templates have for it; thoughts that are not wanted are ended where one begins them anyway."""
+    made = template(source).render(HELLO, thinking=thinking)
+    assert made == prompt
+    assert begins_to_think(made) is prompt.rstrip().endswith("<think>")
+
+
+def test_thoughts_are_ended_only_where_they_began() -> None:
+    assert thoughts_ended("a<think>") == "a<think>\n\n</think>\n\n"
+    assert thoughts_ended("a<think> b") == "a<think> b"
 
 
 def test_a_broken_template_is_told_when_it_is_loaded() -> None:

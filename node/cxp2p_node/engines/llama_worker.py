@@ -30,6 +30,7 @@ from cxp2p_node.engines.serving import Serving
 from cxp2p_node.engines.slots import Part
 
 EXIT_UNFIT = 3
+PREPARING_STACK_BYTES = 512 * 1024 * 1024  # reserved, not filled: a schema of thousands of references takes 100 MiB
 WARM_UP_TOKENS = 16
 
 
@@ -99,6 +100,7 @@ def main() -> None:
     runtime = f"llama.cpp {llama_cpp.__version__} {model.description()}"
     out.write(pack(Loaded(runtime=one_line(runtime, 128), context_units=model.context_units)))
     out.flush()
+    threading.stack_size(PREPARING_STACK_BYTES)
     threading.Thread(target=keep_preparing, args=(starts, inbox, Desk(model, template)), daemon=True).start()
     Loop(model, pace, template.tool_format, serving.sizes.slots, inbox, out).run()
 

@@ -12,8 +12,7 @@ from cxp2p_node.engines.constraints import Constraint, Constraints, GrammarError
 from cxp2p_node.engines.frames import Failed, Start
 from cxp2p_node.engines.grammar import grammar_of
 from cxp2p_node.engines.llama_model import Model
-from cxp2p_node.engines.prompt import ChatTemplate
-from cxp2p_node.engines.segments import THINK_BEGIN
+from cxp2p_node.engines.prompt import ChatTemplate, begins_to_think, thoughts_ended
 
 LETTERS_PER_TOKEN = 8  # twice the usual: prompts of up to so many letters are read whole
 CUT_TOKENS_MAX = 64  # what a cut in the middle of a word may add
@@ -82,13 +81,15 @@ class Desk:
     def _prepare(self, start: Start) -> Prepared:
         chat = decode(ChatJob, start.request)
         tools = () if chat.tool_mode is ToolMode.NONE else chat.tools
-        text = self._template.render(chat.messages, tools)
-        prompt = self._tokens(text)
+        text = self._template.render(chat.messages, tools, thinking=chat.thinking)
         grammar = grammar_of(chat, self._template.tool_format)
+        if grammar is not None and grammar.whole:
+            text = thoughts_ended(text)  # the grammar begins with the answer
+        prompt = self._tokens(text)
         constraint = None
         if grammar is not None:
             constraint = self._all_constraints().constrain(grammar.text, lands=grammar.whole)
-        return Prepared(start, chat, prompt, text.rstrip().endswith(THINK_BEGIN), constraint)
+        return Prepared(start, chat, prompt, begins_to_think(text), constraint)
 
     def _tokens(self, text: str) -> tuple[int, ...]:
         """The tokens of a prompt that fits. Of one that is far too long only a beginning is read, and the rest guessed.

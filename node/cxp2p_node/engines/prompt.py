@@ -16,11 +16,26 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cxp2p.errors import JobFailed
 from cxp2p.records import FailureCode, Message, Role, Tool, ToolCall
-from cxp2p_node.engines.segments import ToolFormat, format_of
+from cxp2p_node.engines.segments import THINK_BEGIN, THINK_END, ToolFormat, format_of
 
 RENDER_S_MAX = 2.0
 PROMPT_CHARS_MAX = 32 * 1024 * 1024
 REPEATED_CHARS_MAX = 64 * 1024
+# What compiled templates raise: they are Python, and the messages that they meet are strangers'.
+TEMPLATE_ERRORS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+THINKING_NAMES = (
+    "enable_thinking",
+    "thinking",
+)  # what templates call it: Qwen's and most others, DeepSeek's and Granite's
 
 # For models that bring no template of their own: ChatML, which most small models understand.
 CHATML = (
@@ -69,16 +84,22 @@ class ChatTemplate:
         self._knows_tools = "tools" in source
         self.tool_format: ToolFormat = format_of(source)
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
-        """The prompt that asks for the next assistant turn. Raises JobFailed if the template refuses the messages."""
-        turns = [_turn(message) if self._knows_tools else _told(message) for message in messages]
-        if tools and not self._knows_tools:
-            turns = _with_tools(turns, tools)
-        given = [_function(tool) for tool in tools] if tools and self._knows_tools else None
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, thinking: bool | None = None) -> str:
+        """The prompt that asks for the next assistant turn. Raises JobFailed if the template refuses the messages.
+
+        `thinking`: whether the model should think first; None: as the template has it. False also ends the thoughts
+        that a template begins which does not know how to be told.
+        """
+        told = {} if thinking is None else dict.fromkeys(THINKING_NAMES, thinking)
         try:
+            turns = [_turn(message) if self._knows_tools else _told(message) for message in messages]
+            if tools and not self._knows_tools:
+                turns = _with_tools(turns, tools)
+            given = [_function(tool) for tool in tools] if tools and self._knows_tools else None
             with _time_limit(RENDER_S_MAX):
-                return self._render(messages=turns, add_generation_prompt=True, tools=given)
-        except (jinja2.TemplateError, TypeError, ValueError, RecursionError, OverflowError, MemoryError) as error:
+                prompt = self._render(messages=turns, add_generation_prompt=True, tools=given, **told)
+            return thoughts_ended(prompt) if thinking is False else prompt
+        except TEMPLATE_ERRORS as error:
             reason = f"the model's chat template refuses these messages: {error}"
             raise JobFailed(FailureCode.REQUEST_UNSUPPORTED, reason[:512]) from None
 
@@ -90,6 +111,16 @@ class ChatTemplate:
                 raise _TooMuch(f"the prompt is over {PROMPT_CHARS_MAX} characters")
             parts.append(part)
         return "".join(parts)
+
+
+def begins_to_think(prompt: str) -> bool:
+    """Whether the model goes on inside of its thoughts."""
+    return prompt.rstrip().endswith(THINK_BEGIN)
+
+
+def thoughts_ended(prompt: str) -> str:
+    """A prompt after which the model answers, whether or not its template would have it think first."""
+    return f"{prompt.rstrip()}\n\n{THINK_END}\n\n" if begins_to_think(prompt) else prompt
 
 
 @contextmanager
@@ -146,7 +177,11 @@ def _with_tools(turns: list[dict[str, Any]], tools: Sequence[Tool]) -> list[dict
 
 
 def _function(tool: Tool) -> dict[str, Any]:
-    parameters = json.loads(tool.parameters) if tool.parameters else {"type": "object", "properties": {}}
+    try:
+        parameters = json.loads(tool.parameters) if tool.parameters else {"type": "object", "properties": {}}
+    except (ValueError, RecursionError) as error:
+        reason = f"the parameters of tool {tool.name!r} are not JSON: {error}"
+        raise JobFailed(FailureCode.SCHEMA_INVALID, reason[:512]) from None
     function = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return {"type": "function", "function": function}
 
@@ -155,7 +190,7 @@ def _arguments(call: ToolCall) -> Any:
     """Templates want an object; what a model once wrote may be none."""
     try:
         return json.loads(call.arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return call.arguments
 
 
