@@ -11,6 +11,7 @@ from cxp2p.records import Capability, Refusal
 from cxp2p_node.admission import Desk, decide
 from cxp2p_node.engines import Engine
 from cxp2p_node.engines.shelf import Shelved
+from cxp2p_node.engines.upstream import Upstream
 
 
 @dataclass(slots=True)
@@ -28,8 +29,8 @@ class Bench:
 
     @property
     def fault(self) -> str:
-        """Why the model could not be loaded; "" if it could, or if nobody tried."""
-        return self.engine.fault if isinstance(self.engine, Shelved) else ""
+        """Why the model could not be loaded, or its server is not well; "" if it is, or if nobody tried."""
+        return self.engine.fault if isinstance(self.engine, (Shelved, Upstream)) else ""
 
     def capability(self) -> Capability:
         """What is offered now, load included."""

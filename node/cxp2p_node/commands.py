@@ -67,7 +67,7 @@ def _ready(running: Node) -> tuple[dict[str, object], str]:
     facts |= {"loaded": [model for model, loaded in offered if loaded], "on_demand": on_demand, "failed": faults}
     named = ", ".join(model if loaded else f"{model} (on demand)" for model, loaded in offered)
     without = f", not {', '.join(faults)} (see above)" if faults else ""
-    return facts, f"node {peer} serves {named}{without} at {' '.join(addresses)}"
+    return facts, f"node {peer} serves {named or 'nothing yet'}{without} at {' '.join(addresses)}"
 
 
 def _settings(config: Path | None, bootstrap: tuple[str, ...], models: tuple[str, ...]) -> NodeSettings:

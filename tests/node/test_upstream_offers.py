@@ -76,6 +76,7 @@ async def test_a_server_that_is_down_at_the_start_is_offered_when_it_comes(
     async with engine_on(fake) as engine:
         assert trio.current_time() - begun <= FIRST_LOOK_S
         assert not engine.ready
+        assert "Connection refused" in engine.fault
         engine.on_change(lambda: changes.append(engine.ready))
         assert (await failure(engine)).code is FailureCode.ENGINE_DIED
         await trio.sleep(60)
@@ -84,6 +85,7 @@ async def test_a_server_that_is_down_at_the_start_is_offered_when_it_comes(
         fake.down = False
         await until(engine, ready=True)
         assert changes == [True]
+        assert engine.fault == ""
         assert (await do(engine, chat_job("hello"))).text == "a"
 
 

@@ -85,6 +85,11 @@ class Upstream:
     def ready(self) -> bool:
         return self._health.state is State.WELL
 
+    @property
+    def fault(self) -> str:
+        """Why the server is not offered; "" if it is."""
+        return "" if self.ready else self._health.why or "its server was not seen yet"
+
     def on_change(self, call: Callable[[], None]) -> None:
         self._changed = call
 
