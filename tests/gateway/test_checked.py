@@ -249,6 +249,25 @@ async def test_what_nobody_was_held_to_is_left_as_it_is(
     assert (await post(work, **changes)).status == 200
 
 
+@pytest.mark.parametrize(
+    ("changes", "stop", "checked"),
+    [
+        ({}, ("}",), False),
+        ({"response_format": "json"}, (), True),
+        ({"response_format": schema_form(), "stream": True}, (), False),
+        ({"tools": [WEATHER], "tool_choice": "required"}, (), True),
+        ({"tools": [STRICT]}, ("}",), False),
+        ({"tools": [STRICT], "tool_choice": "none"}, ("}",), False),
+    ],
+    ids=str,
+)
+def test_a_stop_string_breaks_no_form(changes: dict[str, Any], stop: tuple[str, ...], checked: bool) -> None:
+    """An answer that has a form ends where that ends; of free text that was cut nothing is demanded."""
+    asked = chat_ask(chat_body(stop="}", **changes))
+    assert asked.job.stop == stop
+    assert bool(asked.demand) is checked
+
+
 # Schemas.
 
 

@@ -13,7 +13,7 @@ from cxp2p.records import ChatJob, Message, Role, Sampling
 from cxp2p_gateway.faults import Condition, Fault, invalid_type, out_of_range
 from cxp2p_gateway.fields import Fields, as_fields, checked_text, kind_of, ranged_length
 from cxp2p_gateway.openai.demands import NOTHING, Demand
-from cxp2p_gateway.openai.forms import calls_of, demand_of, form_of, tools_of
+from cxp2p_gateway.openai.forms import calls_of, demand_of, form_of, must_have_form, tools_of
 
 MODEL_LENGTH_MAX: Final = 128  # what a record can name; a longer one is unknown to everyone
 MESSAGES_MAX: Final = 1024
@@ -78,6 +78,9 @@ def chat_ask(body: dict[str, Any]) -> ChatAsk:
     limit = tokens_max if completion_tokens_max is None else completion_tokens_max
     turns = _messages(messages)
     stops, sampling = _stops(fields), _sampling(fields)
+    if must_have_form(form, toolbox):
+        stops = ()  # the form says where the answer ends; a stop string would only break it
+    demand = demand_of(form, toolbox, streamed=stream) if not stops else NOTHING
     if len(model) > MODEL_LENGTH_MAX or not _is_unicode(model):
         raise Fault(Condition.MODEL_UNKNOWN, "model", {"model": model})
     return ChatAsk(
@@ -99,7 +102,7 @@ def chat_ask(body: dict[str, Any]) -> ChatAsk:
         stream=stream,
         include_usage=options is not None and (options.flag("include_usage") or False),
         choices=fields.whole("n", 1, CHOICES_MAX) or 1,
-        demand=demand_of(form, toolbox, streamed=stream),
+        demand=demand,
         older_calls=toolbox.older,
     )
 

@@ -199,6 +199,11 @@ def _schema_of(given: Fields) -> Format:
     )
 
 
+def must_have_form(form: Format, box: Toolbox) -> bool:
+    """Whether all of the answer has a form, so that none of it is free text."""
+    return form.form is not AnswerForm.TEXT or box.mode in (ToolMode.REQUIRED, ToolMode.NAMED)
+
+
 def demand_of(form: Format, box: Toolbox, *, streamed: bool) -> Demand:
     """What is checked of the answer. A stream that broke its schema can no longer be replaced: only a strict one is."""
     must_call = box.mode in (ToolMode.REQUIRED, ToolMode.NAMED)
