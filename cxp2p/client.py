@@ -23,6 +23,7 @@ from cxp2p.net import Network
 from cxp2p.net.ask import DEADLINE_S, Asker, Books, Emit, Judge, Outcome, Settlement
 from cxp2p.net.discover import Discovery, offer_sequence
 from cxp2p.net.embedding import Embedder, Embeddings, Took
+from cxp2p.net.speaking import Hear, Speaker, Spoken
 from cxp2p.net.tasks import background
 from cxp2p.records import ChatJob, Finish, Job, Message, Order, Piece, Role, Sampling, Service
 
@@ -33,10 +34,12 @@ __all__ = [
     "Books",
     "Embeddings",
     "Emit",
+    "Hear",
     "Judge",
     "Net",
     "Outcome",
     "Settlement",
+    "Spoken",
     "Took",
     "connect",
     "wall_ms",
@@ -79,6 +82,7 @@ class Net:
         self.discovery = discovery
         self._asker = asker
         self._embedder = Embedder(asker, discovery, wall)
+        self._speaker = Speaker(asker, discovery, wall)
         self._wall_ms = wall
 
     @property
@@ -142,6 +146,23 @@ class Net:
         inputs = [texts] if isinstance(texts, str) else texts
         return await self.run_embed(model, inputs, NoBooks(), truncate=truncate, deadline_s=deadline_s)
 
+    async def speak(
+        self,
+        voice: str,
+        text: str,
+        hear: Hear,
+        *,
+        speed: float = 1.0,
+        deadline_s: float = DEADLINE_S,
+        patience_s: float = PATIENCE_S,
+    ) -> Spoken:
+        """Has the network read a text aloud: samples go to `hear`, 22,050 a second of one channel, two bytes each.
+
+        A long text is split over nodes, and told in order. Raises what `chat` raises, and AnswerRefused.
+        """
+        await self.find(voice, patience_s, Service.SPEECH)
+        return await self.run_speech(voice, text, NoBooks(), hear, speed=speed, deadline_s=deadline_s)
+
     async def run(
         self,
         job: Job,
@@ -170,6 +191,12 @@ class Net:
         return await self._embedder.run(
             model, inputs, books, truncate=truncate, deadline_s=deadline_s, at_once=at_once, took=took
         )
+
+    async def run_speech(
+        self, voice: str, text: str, books: Books, hear: Hear, *, speed: float = 1.0, deadline_s: float = DEADLINE_S
+    ) -> Spoken:
+        """Speech, its money to `books`: what a gateway calls. See `cxp2p.net.speaking.Speaker.run`."""
+        return await self._speaker.run(voice, text, books, hear, speed=speed, deadline_s=deadline_s)
 
     async def find(self, model: str, patience_s: float = PATIENCE_S, service: Service = Service.CHAT) -> None:
         """Waits until a live node offers `model`. Raises NoNode after `patience_s`."""

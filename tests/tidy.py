@@ -40,6 +40,7 @@ RULES = frozenset(
         "rewards",
         "units",
         "embed",
+        "speech",
     }
 )
 BELOW_NET = VOCABULARY | RULES | {"wire", "identity", "session"}

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from cxp2p.errors import RemoteProtocolError, one_line
 from cxp2p.records import FailureCode, Finish, Piece, SpeechJob
+from cxp2p.speech import parts_to_read
 from cxp2p.wire import decode
 from cxp2p_node.engines.frames import (
     Alive,
@@ -36,7 +37,6 @@ from cxp2p_node.engines.frames import (
     Unfit,
     pack,
 )
-from cxp2p_node.engines.sentences import parts_to_read
 from cxp2p_node.engines.speech_sound import milliseconds, samples
 
 EXIT_UNFIT = 3

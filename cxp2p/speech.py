@@ -1,4 +1,4 @@
-"""Cuts a text into parts that are read aloud one after another. Pure.
+"""Cuts a text into parts that are read aloud one after another, and those into jobs for several nodes. Pure.
 
 A part is a sentence or, where that is long, some of it up to a comma, a space or, at last, a letter. The first part is
 short, so that the first sound comes early.
@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
+RATE = 22_050  # samples a second, of one channel, two bytes each
+TEXT_LETTERS_MAX = 10_000
 PART_LETTERS_MAX = 300
 FIRST_LETTERS_MAX = 100  # about six seconds of speech
+JOB_LETTERS_MAX = 600  # half a minute of speech, two seconds of work
 TAG = re.compile(r"</?[A-Za-z][^<>\n]{0,200}>")
 SENTENCE_END = re.compile(r"(?:[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』）]*|\n\s*\n|\n)")  # noqa: RUF001
 CLAUSE_END = re.compile(r"[,;:—–](?=\s)|[，、；：]")  # noqa: RUF001
@@ -36,6 +39,23 @@ def parts_to_read(text: str) -> list[str]:
             if has_sound(part):
                 parts.append(part)
     return parts
+
+
+def split(text: str) -> list[str]:
+    """The texts of the jobs that together read `text`: the first sentence, then more and more at once.
+
+    Nothing is told of a job before it is whole, so that another node can do it again unheard. Empty: there is nothing
+    to be heard in the text.
+    """
+    jobs: list[str] = []
+    room = 0
+    for part in parts_to_read(text):
+        if jobs and len(jobs[-1]) + 1 + len(part) <= room:
+            jobs[-1] += " " + part
+        else:
+            jobs.append(part)
+            room = min(FIRST_LETTERS_MAX * len(jobs), JOB_LETTERS_MAX) if len(jobs) > 1 else 0
+    return jobs
 
 
 def has_sound(text: str) -> bool:
@@ -66,7 +86,7 @@ def _is_abbreviated(sentence: str) -> bool:
     if last is None:
         return False
     word = last[1].lower().lstrip("(\"'“‘[")  # noqa: RUF001
-    return word in ABBREVIATIONS or (len(word) == 1 and word.isalpha())
+    return word in ABBREVIATIONS or all(len(each) == 1 and each.isalpha() for each in word.split("."))
 
 
 def _first_part(sentence: str, letters_max: int) -> tuple[str, str]:
