@@ -110,10 +110,22 @@ async def test_a_real_server_is_met_asked_and_counted(url: str) -> None:
     assert 0 < again.usage.cached_units < again.usage.in_units
 
 
-async def test_a_salted_job_reuses_nothing(url: str) -> None:
+async def test_jobs_of_one_salt_find_what_they_left_and_no_others_do(url: str) -> None:
+    """Two slots, three accounts: each finds its own words, as long as no third one needed the slot."""
+
+    async def reused(salt: bytes) -> bool:
+        return (await do(engine, greedy(cache_salt=salt))).usage.cached_units > 0
+
     async with engine_at(url) as engine:
-        await do(engine, greedy())
-        assert (await do(engine, greedy(cache_salt=b"mine"))).usage.cached_units == 0
+        found = [await reused(salt) for salt in (b"a", b"b", b"a", b"b", b"a", b"c", b"a", b"b", b"a")]
+    assert found == [False, False, True, True, True, False, True, False, True]
+
+
+async def test_a_node_with_more_slots_than_the_server_reuses_nothing_that_is_salted(url: str) -> None:
+    """It cannot know then which slot a job gets."""
+    async with engine_at(url, slots=3) as engine:
+        for _ in range(3):
+            assert (await do(engine, greedy(cache_salt=b"a"))).usage.cached_units == 0
 
 
 async def test_with_log_probabilities_the_ids_are_the_models_own(url: str) -> None:

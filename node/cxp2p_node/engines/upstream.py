@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from cxp2p_node.engines.upstream_faults import Kind, ServerFault
 from cxp2p_node.engines.upstream_health import Health, State
 from cxp2p_node.engines.upstream_http import Client, Response
 from cxp2p_node.engines.upstream_look import ERROR_BYTES_MAX, check, look
+from cxp2p_node.engines.upstream_slots import SlotBook
 from cxp2p_node.engines.upstream_vectors import (
     answer_bytes_max,
     batches,
@@ -76,6 +77,7 @@ class Upstream:
         self._health = Health()
         self._facts: Facts | None = None
         self._context_units = settings.context_units or 0
+        self._book: SlotBook | None = None
         self._estimates = False
         self._changed: Callable[[], None] = lambda: None
         self._news = trio.Event()
@@ -155,6 +157,7 @@ class Upstream:
         if facts == self._facts:
             return
         self._facts = facts
+        self._book = SlotBook(facts.slots) if facts.slots >= self._settings.slots else None
         settings, told = self._settings, facts.context_units
         self._context_units = min(settings.context_units or told, told) if told else settings.context_units or 0
         if 0 < told < (settings.context_units or 0):
@@ -213,14 +216,32 @@ class Upstream:
     async def _chat(self, job: ChatJob, facts: Facts, max_out: int, emit: Emit, counted: Counted) -> Usage:
         """Without an own limit a job may fill the context; then the server says where that ends."""
         limited = job.max_tokens is not None or max_out < self.describe().context_units
+        body = chat_body(job, facts, max_out if limited else None)
         answer = Answer(job, max_out, self._client.server.key)
+        with self._slot(job, answer, body):
+            try:
+                return await self._stream(body, job, answer, emit, counted)
+            except ServerFault as fault:
+                # vLLM refuses a prompt and a limit that together are longer than its context, though the prompt fits.
+                if fault.kind is not Kind.CONTEXT or not limited or answer.begun:
+                    raise
+            del body["max_tokens"]
+            return await self._stream(body, job, answer, emit, counted)
+
+    @contextmanager
+    def _slot(self, job: ChatJob, answer: Answer, body: dict[str, Any]) -> Iterator[None]:
+        """Has a slot of a llama-server for the job while the block runs, and says so in `body`."""
+        book = self._book
+        taken = book.take(job.cache_salt) if book is not None else None
+        if book is None or taken is None:
+            yield
+            return
+        slot, reuse = taken
+        body |= {"id_slot": slot.number, "cache_prompt": reuse}
         try:
-            return await self._stream(chat_body(job, facts, max_out if limited else None), job, answer, emit, counted)
-        except ServerFault as fault:
-            # vLLM refuses a prompt and a limit that together are longer than its context, though the prompt fits.
-            if fault.kind is not Kind.CONTEXT or not limited or answer.begun:
-                raise
-        return await self._stream(chat_body(job, facts, None), job, answer, emit, counted)
+            yield
+        finally:
+            book.give_back(slot, job.cache_salt if answer.begun else None)
 
     async def _stream(self, body: dict[str, Any], job: ChatJob, answer: Answer, emit: Emit, counted: Counted) -> Usage:
         least = prompt_units_least(job)

@@ -221,7 +221,7 @@ def _own_words(job: ChatJob, maker: Maker) -> dict[str, Any]:
         fields["return_token_ids"] = True
     if maker is Maker.LLAMA_CPP:
         fields["timings_per_token"] = True
-        if job.cache_salt:  # its slots know no salt: no job may then find what another has left there
+        if job.cache_salt:  # it knows no salt: no job may find what another has left, unless its slot is seen to
             fields["cache_prompt"] = False
     if job.thinking is not None:
         if maker in (Maker.VLLM, Maker.SGLANG, Maker.LLAMA_CPP):
