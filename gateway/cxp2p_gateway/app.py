@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from cxp2p.client import Embeddings, Emit, Judge, Net, Outcome, Settlement, Took, join, wall_ms
+from cxp2p.client import Embeddings, Emit, Hear, Judge, Net, Outcome, Settlement, Spoken, Took, join, wall_ms
 from cxp2p.embed import Input
 from cxp2p.identity import Identity
 from cxp2p.paths import default_data_path
@@ -79,6 +79,11 @@ class GatewayDoor:
         return await self._dispatch.embed(
             caller, generation, model, inputs, truncate=truncate, took=took, deadline_s=deadline_s
         )
+
+    async def speak(
+        self, caller: Caller, generation: str, voice: str, text: str, hear: Hear, *, speed: float, deadline_s: float
+    ) -> Spoken:
+        return await self._dispatch.speak(caller, generation, voice, text, hear, speed=speed, deadline_s=deadline_s)
 
     async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
         return await self._dispatch.receipts(caller, generation)

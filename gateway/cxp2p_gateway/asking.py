@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from cxp2p.client import Embeddings, Emit, Judge, Outcome, Settlement, Took
+from cxp2p.client import Embeddings, Emit, Hear, Judge, Outcome, Settlement, Spoken, Took
 from cxp2p.embed import Input
 from cxp2p.errors import CxError
 from cxp2p.records import Job, Prices, Service
@@ -21,6 +21,7 @@ __all__ = [
     "Door",
     "Embeddings",
     "Emit",
+    "Hear",
     "Input",
     "Judge",
     "KeyForbids",
@@ -30,6 +31,7 @@ __all__ = [
     "Overloaded",
     "RateLimited",
     "Settlement",
+    "Spoken",
     "Took",
 ]
 
@@ -146,6 +148,15 @@ class Door(Protocol):
         A failure moves on to another node unseen, and so does one in the middle. `took` is told the size of all that
         comes, and may raise a CxError to end the call. `truncate`: inputs that are too long are cut; otherwise they
         are an error. Raises what `run` raises.
+        """
+
+    async def speak(
+        self, caller: Caller, generation: str, voice: str, text: str, hear: Hear, *, speed: float, deadline_s: float
+    ) -> Spoken:
+        """Reads `text` for `caller`: samples go to `hear` in order, 22,050 a second, two bytes each.
+
+        It may take several jobs; all their outcomes are kept. A node that fails is not heard. Raises what `run` raises,
+        and what `hear` raises.
         """
 
     async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:

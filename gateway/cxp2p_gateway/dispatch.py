@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from cxp2p.client import Embeddings, Emit, Judge, Net, Outcome, Settlement, Took
+from cxp2p.client import Embeddings, Emit, Hear, Judge, Net, Outcome, Settlement, Spoken, Took
 from cxp2p.embed import AT_ONCE_MAX, Input, parts_max
 from cxp2p.errors import JobFailed, NoNode, RemoteProtocolError
 from cxp2p.identity import Kind, open_envelope
@@ -171,6 +171,22 @@ class Dispatch:
             )
         finally:
             self.running -= at_once
+
+    async def speak(
+        self, caller: Caller, generation: str, voice: str, text: str, hear: Hear, *, speed: float, deadline_s: float
+    ) -> Spoken:
+        """Speech on the caller's account; see `Door.speak`."""
+        if self.running >= self._options.jobs_max:
+            raise Overloaded(self._options.retry_after_s)
+        self.running += 1
+        try:
+            ends_at = trio.current_time() + deadline_s
+            await self._await_first_node(Service.SPEECH, voice, deadline_s)
+            left_s = max(0.0, ends_at - trio.current_time())
+            books = JobBooks(self._store, caller, generation, self._wall_ms, left_s)
+            return await self._net.run_speech(voice, text, books, hear, speed=speed, deadline_s=left_s)
+        finally:
+            self.running -= 1
 
     async def _await_first_node(self, service: Service, model: str, deadline_s: float) -> None:
         """While the gateway is young: waits until its model is offered. Raises NoNode, or JobFailed at the deadline."""

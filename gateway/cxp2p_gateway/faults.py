@@ -48,6 +48,9 @@ class Condition(Enum):
     PARAMETER_MISSING = auto()
     INPUT_MISSING = auto()
     INPUT_UNSUPPORTED = auto()
+    TEXT_MISSING = auto()
+    SPEECH_MISSING = auto()
+    VOICE_UNKNOWN = auto()
     TYPE_INVALID = auto()
     OUT_OF_RANGE = auto()
     PARAMETER_UNSUPPORTED = auto()
@@ -125,6 +128,11 @@ TABLE: Final[Mapping[Condition, Row]] = {
     Condition.INPUT_UNSUPPORTED: Row(
         400, _REQUEST, "unsupported_input_type", "Unsupported type of '{param}': {problem}"
     ),
+    Condition.TEXT_MISSING: Row(400, _REQUEST, "missing_required_parameter", "Missing required parameter: text"),
+    Condition.SPEECH_MISSING: Row(
+        400, _REQUEST, "missing_required_parameter", "Missing required parameter: model, input or voice"
+    ),
+    Condition.VOICE_UNKNOWN: Row(400, _REQUEST, "invalid_voice", "Unknown voice '{voice}'; there are {near}"),
     Condition.TYPE_INVALID: Row(400, _REQUEST, "invalid_type", _INVALID),
     Condition.OUT_OF_RANGE: Row(400, _REQUEST, "out_of_range", _INVALID),
     Condition.PARAMETER_UNSUPPORTED: Row(

@@ -30,6 +30,7 @@ from cxp2p_gateway.middleware import (
 from cxp2p_gateway.openai import EmbedRules
 from cxp2p_gateway.reading import BodyBudget
 from cxp2p_gateway.schemas import Here, Schemas
+from cxp2p_gateway.speech import Speech, Voices
 from cxp2p_gateway.waiting import Patience, Places
 
 BASES: Final = (Base.DOCUMENTED.value, Base.ALIAS.value)
@@ -91,10 +92,15 @@ def _routes(door: Door, patience: Patience, outside: Outside, schemas: Schemas, 
     budget, places = BodyBudget(), Places()
     chat = ChatCompletions(door, outside, patience, budget, places, schemas)
     embeddings = EmbeddingsEndpoint(door, outside, patience, budget, places, embed_rules)
+    tts = Speech(door, outside, patience, budget, places, openai.tts_ask)
+    speech = Speech(door, outside, patience, budget, places, openai.speech_ask)
     alive = {"/health": Methods(GET=_health), "/ready": Methods(GET=_Ready(door))}
     served: dict[str, Methods] = {
         "/chat/completions": Methods(POST=admitted(chat)),
         "/embeddings": Methods(POST=admitted(embeddings)),
+        "/tts": Methods(POST=admitted(tts)),
+        "/audio/speech": Methods(POST=admitted(speech)),
+        "/audio/voices": Methods(GET=admitted(Voices(door))),
         "/models": Methods(GET=admitted(_Models(door, embed_rules))),
         "/models/{model:path}": Methods(GET=admitted(_Model(door, embed_rules))),
         "/receipts/{generation}": Methods(GET=admitted(_Receipt(door))),

@@ -12,7 +12,7 @@ import pytest
 import trio
 from starlette.types import ASGIApp, Message
 
-from cxp2p.client import Embeddings, Emit, Judge, Outcome, Settlement, Took
+from cxp2p.client import Embeddings, Emit, Hear, Judge, Outcome, Settlement, Spoken, Took
 from cxp2p.embed import Input
 from cxp2p.errors import AnswerRefused, NoNode
 from cxp2p.records import (
@@ -162,6 +162,11 @@ class MemoryDoor:
         deadline_s: float,
     ) -> Embeddings:
         raise NoNode(model)
+
+    async def speak(
+        self, caller: Caller, generation: str, voice: str, text: str, hear: Hear, *, speed: float, deadline_s: float
+    ) -> Spoken:
+        raise NoNode(voice)
 
     async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
         await trio.lowlevel.checkpoint()

@@ -17,6 +17,15 @@ from cxp2p_gateway.openai.answer import (
 from cxp2p_gateway.openai.ask import ChatAsk, chat_ask
 from cxp2p_gateway.openai.embeddings import EmbedAsk, EmbedRules, TokenInput, embed_ask, embeddings_json, fitted
 from cxp2p_gateway.openai.listing import SUPPORTED, model_list, model_object
+from cxp2p_gateway.openai.speech import (
+    SpeechAsk,
+    audio_event,
+    done_event,
+    speech_ask,
+    tts_ask,
+    voice_for,
+    voice_list,
+)
 
 __all__ = [
     "DONE",
@@ -25,11 +34,14 @@ __all__ = [
     "Chunks",
     "EmbedAsk",
     "EmbedRules",
+    "SpeechAsk",
     "TokenInput",
     "Whole",
+    "audio_event",
     "chat_ask",
     "completion",
     "cx_object",
+    "done_event",
     "embed_ask",
     "embeddings_json",
     "finish_reason",
@@ -38,5 +50,9 @@ __all__ = [
     "model_list",
     "model_object",
     "reasoning_units",
+    "speech_ask",
+    "tts_ask",
     "usage",
+    "voice_for",
+    "voice_list",
 ]
