@@ -97,6 +97,19 @@ ROWS = [
         "Missing required parameter: model or input",
         Fault(C.INPUT_MISSING, "input"),
     ),
+    row(400, "missing_required_parameter", "Missing required parameter: text", Fault(C.TEXT_MISSING, "text")),
+    row(
+        400,
+        "missing_required_parameter",
+        "Missing required parameter: model, input or voice",
+        Fault(C.SPEECH_MISSING, "voice"),
+    ),
+    row(
+        400,
+        "invalid_voice",
+        "Unknown voice 'x'; there are af_bella, alloy",
+        Fault(C.VOICE_UNKNOWN, "voice", {"voice": "x", "near": "af_bella, alloy"}),
+    ),
     row(
         400,
         "unsupported_input_type",
