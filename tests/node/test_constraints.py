@@ -76,7 +76,10 @@ SCHEMAS: list[Any] = [
     },
     closed(c={"type": "array", "items": {"$ref": "#"}, "maxItems": 2}),
     {"type": "object", "required": ["z"]},
-    *({"type": "string", "format": name} for name in ("date-time", "date", "time", "duration", "uuid", "ipv6")),
+    *(
+        {"type": "string", "format": name}
+        for name in ("date-time", "date", "time", "duration", "email", "uuid", "ipv6")
+    ),
     *({"type": "string", "format": name} for name in ("hostname", "ipv4", "uri", "password")),
 ]
 
@@ -93,12 +96,25 @@ def test_what_a_node_lets_through_its_asker_accepts(schema: Any) -> None:
 
 @pytest.mark.parametrize("length", [40, 60, 100, 200])
 def test_an_end_is_found_that_closing_alone_does_not_find(length: int) -> None:
-    """A multiple of seven needs the right digit, a duration a unit."""
-    schema = closed(b={"type": "integer", "multipleOf": 7}, c={"type": "string", "format": "duration"})
-    for seed in range(4):
+    """A multiple of seven needs the right digit, a duration a unit, an address its @."""
+    schema = closed(
+        b={"type": "integer", "multipleOf": 7},
+        c={"type": "string", "format": "duration"},
+        d={"type": "string", "format": "email"},
+        e={"type": "string", "pattern": "^a|b$"},
+    )
+    for seed in range(6):
         answer = said(schema, Random(seed), length)
+        if length > 60:  # what the names and the shortest values take
+            assert answer is not None
+            assert json.loads(answer)["b"] % 7 == 0
+
+
+def test_a_long_text_that_must_come_is_no_circle() -> None:
+    for seed in range(3):
+        answer = said(closed(a={"type": "string", "minLength": 150}, b={"type": "null"}), Random(seed), 400)
         assert answer is not None
-        assert json.loads(answer)["b"] % 7 == 0
+        assert len(json.loads(answer)["a"]) >= 150
 
 
 def test_an_end_that_nobody_finds_leaves_the_model_its_say() -> None:
