@@ -25,7 +25,7 @@ from cxp2p.errors import (
     RemoteProtocolError,
 )
 from cxp2p.records import EmbedJob, FailureCode, Piece, RefusalCode, Service
-from cxp2p.routing import Candidate
+from cxp2p.routing import Candidate, rank
 from cxp2p.testing.records import make_capability, make_identity, make_offer
 from cxp2p.wire import decode, encode
 from embedders import bytes_of, vector_of
@@ -146,6 +146,20 @@ def test_the_weights_of_most_nodes_are_taken(offered: str, useful: str, order: s
 def test_as_many_parts_run_at_once_as_nodes_have_slots(slots: list[int], most: int) -> None:
     """But at most 16, whatever they say; and one if there is one node."""
     assert places([candidate(b"a", slots=each) for each in slots]) == most
+
+
+@pytest.mark.parametrize(("slower", "share"), [(1.0, 16), (1.5, 13), (3.0, 8)])
+def test_parts_spread_over_nodes_by_how_fast_they_are(slower: float, share: int) -> None:
+    """However many slots they have: vectors take all of a machine, so that one node is not quicker for being asked."""
+    both = [candidate(b"a", slots=64), candidate(b"a", slots=64)]
+    for (entry, _), first_piece_ms in zip(both, (100.0, 100.0 * slower), strict=True):
+        entry.first_piece_ms, entry.measured_at = first_piece_ms, 0.0
+    rng = Random(7)
+    for _ in range(32):
+        entry, _able = rank(both, (), rng, 0.0)[0]
+        entry.jobs += 1
+
+    assert both[1][0].jobs == pytest.approx(share, abs=2)
 
 
 # What comes of bytes.
