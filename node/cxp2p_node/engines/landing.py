@@ -15,7 +15,7 @@ from llguidance import LLMatcher
 
 PULL_OF_END = 1000.0  # above all logits, which are within some tens
 _PULLS = {b'"': 800.0, b"}": 600.0, b"]": 600.0, b",": 400.0}  # inside of a string the others are only letters
-CIRCLE_STEPS = 48  # so often the same may come next without it being a circle: most fixed lengths are shorter
+CIRCLE_STEPS = 24  # so often the same may come next without it being a circle: most fixed lengths are shorter
 STATES_MAX = 32  # tried out: 0.2 s in all at the most, once for an answer
 LETTERS = bytes(range(0x20, 0x7F))
 
