@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from cxp2p.errors import JobFailed
 from cxp2p.records import FailureCode
 from cxp2p_node.engines.upstream import CONTEXT_UNITS_GUESS, FIRST_LOOK_S, Upstream
+from cxp2p_node.engines.upstream_health import LOOK_S
 from cxp2p_node.engines.upstream_http import SILENT_S_MAX
 from upstreams import MODEL, Asked, Fake, Heard, Line, chunk, do, engine_on, failure, listing, refusing, saying
 from worlds import ask, chat_job, settled, world
@@ -189,6 +190,25 @@ async def test_a_model_that_appears_under_another_program_is_met_anew(autojump_c
         fake.down = False
         await until(engine, ready=True)
         assert (engine.describe().runtime, engine.describe().context_units) == ("upstream vllm", 99)
+
+
+async def test_a_server_that_talks_is_not_looked_at(autojump_clock: MockClock) -> None:
+    """llama-cpp-python's server breaks off what it says to whoever asks it anything else; and it is there, plainly."""
+
+    async def slow(asked: Asked, line: Line) -> None:
+        await line.begin()
+        for _ in range(60):
+            await trio.sleep(1)
+            await line.event(chunk("word "))
+        await line.event(chunk(end="stop"))
+        await line.end()
+
+    fake = Fake(slow)
+    async with engine_on(fake) as engine:
+        await do(engine, chat_job("hello"))
+        assert fake.looks == 1
+        await trio.sleep(2.5 * LOOK_S)
+        assert fake.looks == 3
 
 
 # In a network.

@@ -22,7 +22,7 @@ from cxp2p_node.engines.upstream_answer import Answer
 from cxp2p_node.engines.upstream_ask import Facts, chat_body, declared_digest, prompt_units_least
 from cxp2p_node.engines.upstream_events import Events, told_by
 from cxp2p_node.engines.upstream_faults import Kind, ServerFault
-from cxp2p_node.engines.upstream_health import Health, State
+from cxp2p_node.engines.upstream_health import LOOK_S, Health, State
 from cxp2p_node.engines.upstream_http import Client, Response
 from cxp2p_node.engines.upstream_look import ERROR_BYTES_MAX, check, look
 from cxp2p_node.engines.upstream_slots import SlotBook
@@ -79,6 +79,7 @@ class Upstream:
         self._context_units = settings.context_units or 0
         self._book: SlotBook | None = None
         self._estimates = False
+        self._heard_at = -LOOK_S
         self._changed: Callable[[], None] = lambda: None
         self._news = trio.Event()
         self._look = trio.Event()
@@ -141,8 +142,18 @@ class Upstream:
                 self._learn(facts)
                 pause_s = self._health.seen(trio.current_time())
             self._tell(before)
-            with trio.move_on_after(pause_s):
+            await self._pause(pause_s)
+
+    async def _pause(self, pause_s: float) -> None:
+        """Until the next look. One at a server that talks tells nothing, and some stop talking to answer it."""
+        until = trio.current_time() + pause_s
+        while True:
+            with trio.move_on_at(until):
                 await self._look.wait()
+                return
+            if not self.ready or self._heard_at + LOOK_S <= until:
+                return
+            until = self._heard_at + LOOK_S
 
     async def until_seen(self) -> None:
         """Returns when the server was looked at once, however it went."""
@@ -256,6 +267,7 @@ class Upstream:
             for piece in pieces:
                 await emit(piece)
 
+        self._heard_at = trio.current_time()
         path = f"{self._client.server.path}/chat/completions"
         async with self._client.exchange("POST", path, json.dumps(body).encode()) as response:
             await check(self._client, response)
@@ -266,6 +278,7 @@ class Upstream:
             size = 0
             while not answer.over:
                 part = await _next_part(response, answer)
+                self._heard_at = trio.current_time()
                 size += len(part)
                 if size > STREAM_BYTES_SPARE + STREAM_BYTES_PER_UNIT * answer.max_out:
                     raise ServerFault(Kind.BROKEN, f"its stream is longer than {answer.max_out} tokens can be")
