@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from cxp2p.directory import Entry
 from cxp2p.errors import CxError, InsufficientCredit, JobFailed, JobRefused
-from cxp2p.records import Capability, FailureCode, RefusalCode
+from cxp2p.records import Capability, FailureCode, RefusalCode, Service
 from cxp2p.units import TEMPLATE_UNITS_MAX
 
 FIRST_PIECE_MS_GUESS = 300  # a node that has not measured itself yet is neither favoured nor shunned
@@ -139,7 +139,8 @@ def wait_ms(entry: Entry, capability: Capability, now: float) -> float:
     """Estimated time to the first piece: the node's own median, stretched by how full its slots are, and its loading.
 
     Our own running jobs count even before the node's next offer tells of them, so that a burst spreads out; and what
-    we measured counts, if it is worse than what the node says.
+    we measured counts, if it is worse than what the node says. Vectors take all of a machine: of several jobs at once
+    each takes so many times as long.
     """
     load = capability.load
     busy = max(load.running + load.queued, entry.jobs)
@@ -147,6 +148,6 @@ def wait_ms(entry: Entry, capability: Capability, now: float) -> float:
     first_piece_ms = max(load.first_piece_ms or FIRST_PIECE_MS_GUESS, measured)
     return (
         load.loading_ms
-        + first_piece_ms * (1 + busy / max(1, capability.slots))
+        + first_piece_ms * (1 + (busy if capability.service is Service.EMBED else busy / max(1, capability.slots)))
         + (1000.0 if busy >= capability.slots else 0.0)
     )

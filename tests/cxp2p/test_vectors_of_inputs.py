@@ -152,7 +152,7 @@ def test_as_many_parts_run_at_once_as_nodes_have_slots(slots: list[int], most: i
 def test_parts_spread_over_nodes_by_how_fast_they_are(slower: float, share: int) -> None:
     """However many slots they have: vectors take all of a machine, so that one node is not quicker for being asked."""
     both = [candidate(b"a", slots=64), candidate(b"a", slots=64)]
-    for (entry, _), first_piece_ms in zip(both, (100.0, 100.0 * slower), strict=True):
+    for (entry, _), first_piece_ms in zip(both, (1000.0, 1000.0 * slower), strict=True):
         entry.first_piece_ms, entry.measured_at = first_piece_ms, 0.0
     rng = Random(7)
     for _ in range(32):
