@@ -45,7 +45,6 @@ def test_a_long_prompt_does_not_stall_those_who_generate(machine: Machine, strea
     rng = Random(streams)
     pace, made = Pace(512), Slots(8, 8192)
     pace.prompted(16, 0, machine.prompt_s(16, rng))
-    pace.prompted(16, 1, machine.prompt_s(16, rng))
     pace.stepped(1, machine.step_s(1, rng))
     for job in range(streams):
         made.admit(job, [job] * 8)
@@ -88,14 +87,26 @@ def test_alone_a_prompt_is_read_in_large_batches(machine: Machine) -> None:
     assert took_s >= ALONE_S_GOAL * 0.4 or sizes[-1] == 2048
 
 
-def test_a_machine_that_gets_slower_is_believed_at_once() -> None:
+def test_a_machine_that_gets_slower_is_believed_soon() -> None:
     pace = Pace(512)
     for _ in range(20):
         pace.stepped(2, 0.02)
         pace.prompted(pace.prompt_tokens(2), 2, pace.prompt_tokens(2) * 0.0001)
-    before = pace.prompt_tokens(2)
-    pace.prompted(before, 2, 0.4)
-    assert pace.prompt_tokens(2) <= before * 2 * 0.02 / 0.4 + 8
+    for _ in range(16):
+        tokens = pace.prompt_tokens(2)
+        pace.prompted(tokens, 2, tokens * 0.001)
+    assert pace.prompt_tokens(2) * 0.001 == pytest.approx(STEPS_LOST_MAX * 0.02, rel=0.3)
+
+
+def test_one_batch_that_others_held_up_changes_little() -> None:
+    """Else prompts would crawl on a machine where other programs run as well."""
+    pace = Pace(512)
+    for _ in range(20):
+        pace.stepped(1, 0.02)
+        pace.prompted(40, 1, 0.04)
+    before = pace.prompt_tokens(1)
+    pace.prompted(before, 1, 4.0)
+    assert pace.prompt_tokens(1) >= before / 2
 
 
 def test_steps_of_more_sequences_than_ever_are_guessed_from_fewer() -> None:

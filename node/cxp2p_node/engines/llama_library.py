@@ -18,17 +18,8 @@ class LoadError(Exception):
     """The model file cannot be used. The text says why, as far as llama.cpp tells."""
 
 
-class Hush:
-    """While `on`, errors are not printed: those of a decode that was stopped on purpose are none."""
-
-    on = False
-
-
-hush = Hush()
-
-
 def _print_error(level: int, text: bytes, _: object) -> None:
-    if level == LOG_LEVEL_ERROR and not hush.on:
+    if level == LOG_LEVEL_ERROR and not text.endswith(STOPPED):
         sys.stderr.write(text.decode(errors="replace"))
 
 

@@ -15,7 +15,7 @@ from llguidance.llamacpp import lltokenizer_from_vocab
 
 from cxp2p.records import Alternative, Logprob, Sampling
 from cxp2p_node.engines.constraints import Constraints
-from cxp2p_node.engines.llama_library import LoadError, hush, load_model_with
+from cxp2p_node.engines.llama_library import LoadError, load_model_with
 from cxp2p_node.engines.llama_params import context_params, model_params
 from cxp2p_node.engines.llama_sampler import Sampler
 from cxp2p_node.engines.serving import Serving
@@ -266,7 +266,6 @@ class Brake:
         with self._lock:
             self._jobs = set(jobs)
             self._text.value = b""
-            hush.on = False
 
     def stop(self, job: int) -> None:
         """The job is not wanted any more."""
@@ -274,5 +273,4 @@ class Brake:
             if job in self._jobs:
                 self._jobs.discard(job)
                 if not self._jobs:
-                    hush.on = True
                     self._text.value = b"x"

@@ -72,8 +72,7 @@ def warm_up(model: Model) -> Pace:
         model.decode([Part(0, count, [0], True)])
         stepped = time.monotonic()
         model.forget(0, 0)
-    for generating in (0, 1):
-        pace.prompted(count, generating, read - begun)
+    pace.prompted(count, 0, read - begun)
     pace.stepped(1, stepped - read)
     return pace
 

@@ -1,8 +1,8 @@
 """How many tokens of prompts the next batch takes: so many that nobody else waits for long. Pure.
 
 While sequences generate, a batch of prompts takes at most twice as long as one of their steps. When none does it is
-large, as large ones are faster; what is in it can be stopped in the middle. A machine that was slower than thought is
-believed at once, one that was faster by and by.
+large, as large ones are faster; what is in it can be stopped in the middle. All is learnt from the last batches, the
+smallest ones first; one that took far longer than the others is taken for what other programs did to it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ ALONE_S_GOAL: Final = 0.25  # a new job waits for so long at most before it has 
 SHARED_TOKENS_MIN: Final = 1  # what a prompt always gets: it is no more than one more sequence in a step
 ALONE_TOKENS_MIN: Final = 32  # fewer make no use of a batch: the weights are read once for all of it
 EVEN: Final = 8  # larger batches are multiples of it, so that llama.cpp can use a graph again
-WEIGHT: Final = 0.3
+WEIGHT: Final = 0.25
+SURPRISE_MAX: Final = 3.0  # times as long as expected: more of it is not the batch's own
 
 
 class Pace:
@@ -43,6 +44,7 @@ class Pace:
     def stepped(self, sequences: int, seconds: float) -> None:
         """A step of so many generating sequences took so long."""
         before = self._step_s.get(sequences, seconds)
+        seconds = min(seconds, SURPRISE_MAX * before)
         self._step_s[sequences] = before + WEIGHT * (seconds - before)
 
     def prompted(self, tokens: int, generating: int, seconds: float) -> None:
@@ -51,24 +53,25 @@ class Pace:
 
 
 class Speed:
-    """Tokens a second of batches near the size that is aimed at."""
+    """Tokens a second of the last batches of one kind."""
 
     def __init__(self, batch_max: int) -> None:
         self._batch_max = batch_max
-        self._per_s = 0.0
+        self._tokens = 0.0
+        self._seconds = 0.0
         self._largest = 0  # a batch is at most twice as large as any before: what is not known is not promised
 
     def tokens(self, seconds: float, least: int) -> int:
         """How many fit into so many seconds."""
-        fitting = min(int(self._per_s * seconds), max(2 * self._largest, least), self._batch_max)
+        per_s = self._tokens / self._seconds if self._seconds else 0.0
+        fitting = min(int(per_s * seconds), max(2 * self._largest, least), self._batch_max)
         if fitting >= 2 * EVEN:
             fitting -= fitting % EVEN
         return min(max(fitting, least), self._batch_max)
 
     def took(self, tokens: int, seconds: float) -> None:
-        if seconds <= 0:
-            return
         self._largest = max(self._largest, tokens)
-        speed = tokens / seconds
-        slower = speed < self._per_s
-        self._per_s = speed if slower or not self._per_s else self._per_s + WEIGHT * (speed - self._per_s)
+        if self._tokens:
+            seconds = min(seconds, SURPRISE_MAX * tokens * self._seconds / self._tokens)
+        self._tokens += WEIGHT * (tokens - self._tokens)
+        self._seconds += WEIGHT * (seconds - self._seconds)
