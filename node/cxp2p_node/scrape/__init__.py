@@ -1,0 +1,1 @@
+"""From the bytes of a web page to what it says: Markdown, text or cleaned HTML, and facts about it. No IO in here."""
