@@ -40,40 +40,49 @@ class Index:
     package: str
     version: str
     wheel: bytes
+    others: dict[str, bytes] = field(default_factory=dict)  # wheels of other packages, of the same version
     cut_after: int | None = None  # end the next transfer after so many bytes
     login: bool = False  # serve the wheel only to pip
     url: str = ""
     ranges: list[str | None] = field(default_factory=list)  # of each transfer that was begun
 
     @property
-    def file(self) -> str:
-        return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
+    def wheels(self) -> dict[str, bytes]:
+        """Every package that is here, and its wheel."""
+        return {self.package: self.wheel, **self.others}
+
+    def file(self, package: str) -> str:
+        return f"{package.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
 
 @contextmanager
 def serve(index: Index) -> Iterator[Index]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path == f"/simple/{index.package}/":
-                digest = hashlib.sha256(index.wheel).hexdigest()
-                attributes = f'href="/files/{index.file}#sha256={digest}" data-core-metadata="true"'
-                attributes += ' data-dist-info-metadata="true"'  # its name in PEP 658, which older pips know
-                self.answer(200, f"<!DOCTYPE html><a {attributes}>{index.file}</a>".encode(), "text/html")
-            elif self.path == f"/files/{index.file}.metadata":
-                self.answer(200, metadata(index.package, index.version), "text/plain")
-            elif self.path == f"/files/{index.file}":
-                self.send_wheel()
-            else:
-                self.answer(404, b"", "text/plain")
+            for package, data in index.wheels.items():
+                file = index.file(package)
+                if self.path == f"/simple/{package}/":
+                    attributes = f'href="/files/{file}#sha256={hashlib.sha256(data).hexdigest()}"'
+                    attributes += ' data-core-metadata="true"'
+                    attributes += ' data-dist-info-metadata="true"'  # its name in PEP 658, which older pips know
+                    self.answer(200, f"<!DOCTYPE html><a {attributes}>{file}</a>".encode(), "text/html")
+                elif self.path == f"/files/{file}.metadata":
+                    self.answer(200, metadata(package, index.version), "text/plain")
+                elif self.path == f"/files/{file}":
+                    self.send_wheel(data)
+                else:
+                    continue
+                return
+            self.answer(404, b"", "text/plain")
 
-        def send_wheel(self) -> None:
+        def send_wheel(self, whole: bytes) -> None:
             if index.login and "pip" not in self.headers["User-Agent"]:
                 self.answer(401, b"", "text/plain")
                 return
             wanted = self.headers.get("Range")
             index.ranges.append(wanted)
             start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
-            data = index.wheel[start:]
+            data = whole[start:]
             self.send_response(206 if wanted else 200)
             self.send_header("Content-Type", "application/octet-stream")
             self.send_header("Content-Length", str(len(data)))

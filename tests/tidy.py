@@ -30,6 +30,7 @@ VOCABULARY = frozenset({"errors", "kinds", "jobs", "records", "protocols"})
 RULES = frozenset(
     {
         "directory",
+        "known_models",
         "routing",
         "standing",
         "pricing",
@@ -70,7 +71,10 @@ PURE: Final = frozenset(
     | {"cxp2p_node.admission", "cxp2p_node.intake", "cxp2p_node.engines.slots", "cxp2p_node.engines.text"}
     | {"cxp2p_node.engines.pace", "cxp2p_node.engines.serving", "cxp2p_node.engines.packs"}
     | {"cxp2p_node.engines.wordpiece"}
-    | {f"cxp2p_node.engines.upstream_{name}" for name in ("answer", "ask", "events", "faults", "health", "slots", "vectors")}
+    | {
+        f"cxp2p_node.engines.upstream_{name}"
+        for name in ("answer", "ask", "events", "faults", "health", "slots", "vectors")
+    }
     | {f"cxp2p_gateway.{name}" for name in ("faults", "fields", "openai", "sse")}
 )
 IMPURE_IMPORTS: Final = frozenset(

@@ -14,6 +14,7 @@ import trio
 from cxp2p.client import Embeddings, Emit, Hear, Judge, Net, Outcome, Settlement, Spoken, Took, join, wall_ms
 from cxp2p.embed import Input
 from cxp2p.identity import Identity
+from cxp2p.known_models import KNOWN_MODELS
 from cxp2p.paths import default_data_path
 from cxp2p.peer import open_peer
 from cxp2p.records import Job
@@ -117,7 +118,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         open_store(store_path(settings), wall_ms) as store,
         open_peer(settings.peer, _data_path(settings)) as (identity, network),
         join(identity, network, rng) as net,
-        open_dispatch(net, store, wall_ms, _options(settings)) as dispatch,
+        open_dispatch(net, store, wall_ms, _options(settings), [known.name for known in KNOWN_MODELS]) as dispatch,
         open_schemas() as schemas,
     ):
         first = await found_account(store, settings.accounts.credit, wall_ms(), rng)

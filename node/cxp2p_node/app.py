@@ -26,7 +26,6 @@ from cxp2p.records import Capability, Service
 from cxp2p.wire import encode
 from cxp2p_node.advertise import Advertiser
 from cxp2p_node.bench import Bench, bench
-from cxp2p_node.catalog import look_up
 from cxp2p_node.config import NodeSettings
 from cxp2p_node.engines import Engine
 from cxp2p_node.engines.opening import in_thread, loadable, open_engine
@@ -119,7 +118,7 @@ async def fetch_models(settings: NodeSettings, progress: Progress) -> None:
     store = open_store(settings)
     for model in settings.models:
         if model.engine == "llama" and model.path is None:
-            entry = look_up(model.name)
+            entry = store.entry(model.name, model.source)
             if not store.has(entry) and not settings.pull:
                 raise ModelError(f"{entry.name} is not on this machine: `cxp2p models pull {entry.name}` fetches it")
             await in_thread(store.pull, entry, progress)

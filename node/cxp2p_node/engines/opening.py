@@ -14,7 +14,6 @@ import trio
 
 from cxp2p.errors import SettingsError, one_line
 from cxp2p.records import Prices, Service
-from cxp2p_node.catalog import look_up
 from cxp2p_node.config import ModelSettings
 from cxp2p_node.engines import Engine, embed
 from cxp2p_node.engines.echo import Echo
@@ -143,8 +142,8 @@ async def _model_file(model: ModelSettings, store: Store) -> tuple[str, Path, by
         if not path.is_file():
             raise SettingsError(f"models: {model.name}: there is no file {path}")
         return model.name, path, await in_thread(_sha256, path)
-    entry = look_up(model.name)
-    return entry.name, store.file(entry), entry.sha256
+    entry = await in_thread(store.entry, model.name, model.source)
+    return entry.name, store.file(entry), await in_thread(store.digest, entry)
 
 
 def _sha256(path: Path) -> bytes:

