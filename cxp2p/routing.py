@@ -105,14 +105,19 @@ def rank(candidates: Iterable[Candidate], tried: Collection[str], rng: Random, n
     """Candidates that were not tried, best first: least estimated wait, with a random spread of 15 % between equals.
 
     Those that said lately that they are full come after all others, and so do those that said it again and again, and
-    those that are dear: none can draw every job by what it says of its own speed.
+    those that are dear: none can draw every job by what it says of its own speed. Vectors go where fewest of ours are.
     """
     live = list(candidates)
     prices = sorted(unit_price(capability) for _, capability in live)
     usual = prices[(len(prices) - 1) // 2] if prices else 0
     scored = [
         (
-            (entry.busy_until > now, entry.refusals >= REFUSALS_SHY, unit_price(capability) > DEAR * usual),
+            (
+                entry.busy_until > now,
+                entry.refusals >= REFUSALS_SHY,
+                unit_price(capability) > DEAR * usual,
+                *crowd(entry, capability),
+            ),
             wait_ms(entry, capability, now) * (1 + rng.uniform(0, TIE_SPREAD)),
             rng.random(),
             entry,
@@ -123,6 +128,19 @@ def rank(candidates: Iterable[Candidate], tried: Collection[str], rng: Random, n
     ]
     scored.sort(key=lambda row: row[:3])
     return [(entry, capability) for *_, entry, capability in scored]
+
+
+def crowd(entry: Entry, capability: Capability) -> tuple[bool, int]:
+    """How many of ours are there already, where that counts before the wait: vectors take all of a machine.
+
+    So the parts of a request go to all nodes, and whoever is done first gets the next; no node is quicker for the slots
+    or the speed that it says it has. One that is full, or has to load the model first, comes after the others.
+    """
+    if capability.service is not Service.EMBED:
+        return False, 0
+    load = capability.load
+    full = max(load.running + load.queued, entry.jobs) >= capability.slots
+    return full or load.loading_ms > 0, entry.jobs
 
 
 def unit_price(capability: Capability) -> int:
@@ -139,8 +157,7 @@ def wait_ms(entry: Entry, capability: Capability, now: float) -> float:
     """Estimated time to the first piece: the node's own median, stretched by how full its slots are, and its loading.
 
     Our own running jobs count even before the node's next offer tells of them, so that a burst spreads out; and what
-    we measured counts, if it is worse than what the node says. Vectors take all of a machine: of several jobs at once
-    each takes so many times as long.
+    we measured counts, if it is worse than what the node says.
     """
     load = capability.load
     busy = max(load.running + load.queued, entry.jobs)
@@ -148,6 +165,6 @@ def wait_ms(entry: Entry, capability: Capability, now: float) -> float:
     first_piece_ms = max(load.first_piece_ms or FIRST_PIECE_MS_GUESS, measured)
     return (
         load.loading_ms
-        + first_piece_ms * (1 + (busy if capability.service is Service.EMBED else busy / max(1, capability.slots)))
+        + first_piece_ms * (1 + busy / max(1, capability.slots))
         + (1000.0 if busy >= capability.slots else 0.0)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from array import array
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -148,18 +149,38 @@ def test_as_many_parts_run_at_once_as_nodes_have_slots(slots: list[int], most: i
     assert places([candidate(b"a", slots=each) for each in slots]) == most
 
 
-@pytest.mark.parametrize(("slower", "share"), [(1.0, 16), (1.5, 13), (3.0, 8)])
-def test_parts_spread_over_nodes_by_how_fast_they_are(slower: float, share: int) -> None:
-    """However many slots they have: vectors take all of a machine, so that one node is not quicker for being asked."""
-    both = [candidate(b"a", slots=64), candidate(b"a", slots=64)]
-    for (entry, _), first_piece_ms in zip(both, (1000.0, 1000.0 * slower), strict=True):
-        entry.first_piece_ms, entry.measured_at = first_piece_ms, 0.0
+def asked(candidates: list[Candidate], times: int) -> list[int]:
+    """How many of so many jobs at once each of these gets."""
     rng = Random(7)
-    for _ in range(32):
-        entry, _able = rank(both, (), rng, 0.0)[0]
+    for _ in range(times):
+        entry, _able = rank(candidates, (), rng, 0.0)[0]
         entry.jobs += 1
+    return [entry.jobs for entry, _able in candidates]
 
-    assert both[1][0].jobs == pytest.approx(share, abs=2)
+
+def test_parts_at_once_go_to_all_nodes() -> None:
+    """Also to one that nobody knows yet, and whatever others say of their slots and their speed."""
+    quick, unknown, slow = (candidate(b"a", slots=slots) for slots in (64, 16, 16))
+    quick[0].first_piece_ms, slow[0].first_piece_ms = 5.0, 5000.0
+    quick[0].measured_at = slow[0].measured_at = 0.0
+
+    assert asked([quick, unknown, slow], 30) == [10, 10, 10]
+
+
+def test_a_full_node_gets_no_more_parts_while_another_has_room() -> None:
+    """Then they are queued where fewest are."""
+    small, large = candidate(b"a", slots=2), candidate(b"a", slots=8)
+
+    assert asked([small, large], 10) == [2, 8]
+    assert asked([small, large], 6) == [8, 8]
+
+
+def test_a_node_that_has_to_load_the_model_first_comes_last() -> None:
+    """A part that waits for it would keep the others waiting."""
+    ready, later = candidate(b"a", slots=4), candidate(b"a", slots=4)
+    later = later[0], replace(later[1], load=replace(later[1].load, loading_ms=900))
+
+    assert asked([later, ready], 6) == [2, 4]
 
 
 # What comes of bytes.
