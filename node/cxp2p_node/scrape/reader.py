@@ -96,7 +96,7 @@ class _Reader:
         tag = node.tag
         if (whole := _WHOLE.get(tag)) is not None and whole(self, node):
             return False
-        if tag in _SILENT:
+        if tag in _SILENT and not (tag == "button" and self._heading):  # questions that unfold are buttons
             return False
         if tag in LINE:
             if not self._heading:

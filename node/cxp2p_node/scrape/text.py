@@ -12,7 +12,6 @@ from cxp2p_node.scrape.blocks import (
     Code,
     Formula,
     Heading,
-    Image,
     InlineCode,
     Line,
     Listing,
@@ -53,7 +52,7 @@ def _block(block: Block) -> str:
 
 
 def plain_line(line: Line, line_break: str = "\n") -> str:
-    """One paragraph. An image says its alternative text."""
+    """One paragraph."""
     out: list[str] = []
     digits: list[dict[int, int]] = []
     for piece in line:
@@ -65,8 +64,6 @@ def plain_line(line: Line, line_break: str = "\n") -> str:
                 out.append(piece if isinstance(piece, str) else piece.text)
             case Formula(tex, _):
                 out.append(tex)
-            case Image(alt, _):
-                out.append(alt)
             case Break():
                 out.append(line_break)
             case Open(Mark.RAISED | Mark.LOWERED as mark):

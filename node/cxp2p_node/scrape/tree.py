@@ -18,7 +18,7 @@ _PIECE: Final = re.compile(r"<(/?)([^\s>/]*+)([^>]*+)>([^<]*+)")
 _ATTRIBUTE: Final = re.compile(r'([^\s="]+)(?:="([^"]*)")?')
 
 # Neither shown nor read by anything here.
-_UNSEEN: Final = names("svg template datalist audio video canvas object applet map script style iframe")
+_UNSEEN: Final = names("svg template datalist audio video canvas object applet map script style iframe noscript")
 # What starts and ends a line of its own.
 LINE: Final = BLOCK | CELLS | ROW_GROUPS | names("body caption dd dt html legend li optgroup tr")
 
@@ -26,7 +26,7 @@ LINE: Final = BLOCK | CELLS | ROW_GROUPS | names("body caption dd dt html legend
 class Node:
     """An element. `block`: the innermost element around it, or itself, that has lines of its own.
 
-    `chars`, `linked_chars`, `worth` and `gone` belong to the search for the main content.
+    `chars`, `linked_chars`, `worth`, `proses` and `gone` belong to the search for the main content.
     """
 
     __slots__ = (
@@ -38,6 +38,7 @@ class Node:
         "linked",
         "linked_chars",
         "parent",
+        "proses",
         "raw",
         "tag",
         "worth",
@@ -52,6 +53,7 @@ class Node:
         self.linked: bool = tag == "a" or (parent is not None and parent.linked)
         self.chars = 0
         self.linked_chars = 0
+        self.proses = 0
         self.worth = 0.0
         self.gone = False
         self._attributes: dict[str, str] | None = None
