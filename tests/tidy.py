@@ -93,6 +93,7 @@ KNOWN_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "cbor2": ("cxp2p.wire",),
     "llama_cpp": ("cxp2p_node.engines.llama_", "cxp2p_node.engines.embed_"),  # in workers only: it can abort
     "anycorn": ("cxp2p_gateway.listener",),
+    "selectolax": ("cxp2p_node.scrape.tree",),
     "jsonschema_rs": ("cxp2p_gateway.schemas.checking",),
     "anyio": ("cxp2p_gateway.listener", "cxp2p_gateway.connection"),
     "asyncio": (),
