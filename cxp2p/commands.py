@@ -1,4 +1,4 @@
-"""The commands of the library itself: `cxp2p bootstrap`, `chat` and `offers`. Loaded when one of them is called."""
+"""The library's own commands: `cxp2p bootstrap`, `chat`, `embed` and `offers`. Loaded when one of them is called."""
 
 from __future__ import annotations
 
@@ -167,6 +167,40 @@ def _print_answer(answer: Answer, started: float, first: list[float], as_json: b
         f"by {answer.outcome.node}; receipt {facts['verdict']}, {receipt.charge} µcredits"
     )
     click.secho(note, dim=True, err=True)
+
+
+@click.command()
+@click.argument("model")
+@click.argument("texts", nargs=-1, required=True)
+@_bootstrap_option
+@click.option("--no-truncate", is_flag=True, help="Fail for a text that is too long for the model, do not cut it.")
+@click.option("--key", type=click.Path(path_type=Path), default=None, help="Ask as this peer (a key file).")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
+def embed(
+    model: str, texts: tuple[str, ...], bootstrap: tuple[str, ...], no_truncate: bool, key: Path | None, log_level: str
+) -> None:
+    """Print a vector of each of TEXTS as a line of JSON, straight over the p2p network, with no gateway.
+
+    TEXTS may be "-" to read standard input: each line is a text.
+
+    \b
+    Example:
+      cxp2p embed all-minilm-l6-v2 "A man is eating food." -b /ip4/127.0.0.1/tcp/4001/p2p/12D3KooW...
+    """
+    set_up_logging(log_level)
+    inputs = sys.stdin.read().splitlines() if texts == ("-",) else list(texts)
+    if not inputs:
+        raise click.UsageError("there is no text: standard input is empty")
+
+    async def ask(_: trio.Event) -> None:
+        async with cxp2p.connect(bootstrap, identity=load_identity(key) if key else None) as net:
+            got = await net.embed(model, inputs, truncate=not no_truncate)
+        for vector in got.vectors:
+            click.echo(json.dumps(vector.tolist()))
+        nodes = len({outcome.node for outcome in got.outcomes})
+        click.secho(f"{got.in_units} tokens, {len(got.outcomes)} receipts of {nodes} nodes", dim=True, err=True)
+
+    run(ask)
 
 
 @click.command()

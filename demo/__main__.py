@@ -16,7 +16,7 @@ import trio
 
 from cxp2p.net.tasks import sole
 from demo.asking import ask_plain, ask_streamed, wait_until_ready
-from demo.network import MODEL, DemoError, Network, network
+from demo.network import EMBED_MODEL, MODEL, DemoError, Network, network
 
 STATE = Path(".state/demo").resolve()
 PORT = 8080
@@ -116,10 +116,15 @@ async def _tell_end(name: str, process: trio.Process) -> None:
 
 
 async def _pull() -> None:
-    """Fetches the model with the node's own command: a progress bar on a terminal, a second start does nothing."""
-    done = await trio.run_process([sys.executable, "-m", "cxp2p", "models", "pull", MODEL], stdout=2, check=False)
+    """Fetches the models with the node's own command: a progress bar on a terminal, a second start does nothing."""
+    for model in (MODEL, EMBED_MODEL):
+        await _pull_one(model)
+
+
+async def _pull_one(model: str) -> None:
+    done = await trio.run_process([sys.executable, "-m", "cxp2p", "models", "pull", model], stdout=2, check=False)
     if done.returncode:
-        raise DemoError(f"the model {MODEL} could not be fetched")
+        raise DemoError(f"the model {model} could not be fetched")
 
 
 def _free(port: int) -> int:

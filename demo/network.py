@@ -17,6 +17,7 @@ import trio
 START_S = 60.0
 STOP_S = 5.0
 MODEL = "smollm2:135m"
+EMBED_MODEL = "all-minilm-l6-v2"
 
 
 class DemoError(Exception):
@@ -43,6 +44,7 @@ def write_config(path: Path, text: str) -> Path:
 
 
 def node_config(data_path: Path, bootstrap: str) -> str:
+    threads = max(1, (os.cpu_count() or 2) // 2)
     return f"""\
 data_path = {json.dumps(str(data_path))}
 
@@ -53,7 +55,11 @@ bootstrap = [{json.dumps(bootstrap)}]
 [[models]]
 name = "{MODEL}"
 slots = 4
-threads = {max(1, (os.cpu_count() or 2) // 2)}
+threads = {threads}
+
+[[models]]
+name = "{EMBED_MODEL}"
+threads = {threads}
 """
 
 

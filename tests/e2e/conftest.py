@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 MODEL = "smollm2:135m"
+EMBED_MODEL = "all-minilm-l6-v2"
 LEAVE_S = 10.0
 
 
