@@ -139,7 +139,8 @@ class _Stream:
                 group = await _next_group(events)
                 if not group or (self._work.fault is not None and not exchange.status):
                     return
-            data = b"".join(self._event(choice, piece) for choice, piece in group)
+            data = self._roles() if group else b""
+            data += b"".join(self._event(choice, piece) for choice, piece in group)
             if data or not group:
                 await self._commit()
                 await self._send({"type": "http.response.body", "body": data or sse.KEEP_ALIVE, "more_body": True})
@@ -147,7 +148,7 @@ class _Stream:
     async def end(self) -> None:
         """Sends the end of a whole answer."""
         work, chunks = self._work, self._chunks[self._last.index]
-        last = chunks.role()
+        last = self._roles()
         if work.ask.include_usage:
             last += chunks.finish(self._last.reason, None) + chunks.usage(work.usage, work.cx)
         else:
@@ -159,10 +160,14 @@ class _Stream:
         """The chunks of one event; of the very last one they wait for `end`."""
         chunks = self._chunks[choice.index]
         if piece is not None:
-            return chunks.role() + chunks.piece(piece)
+            return chunks.piece(piece)
         self._open.discard(choice.index)
         self._last = choice
-        return chunks.role() + chunks.finish(choice.reason, None) if self._open else b""
+        return chunks.finish(choice.reason, None) if self._open else b""
+
+    def _roles(self) -> bytes:
+        """The first chunks of all choices in their order, once: OpenAI's own client takes the first it sees for 0."""
+        return b"".join(chunks.role() for chunks in self._chunks)
 
     async def _commit(self) -> None:
         """Sends the status line, once. From here on a failure is an event."""

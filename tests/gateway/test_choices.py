@@ -90,12 +90,14 @@ async def test_choices_of_no_seed_draw_each_their_own(autojump_clock: MockClock)
 
 
 async def test_a_stream_mixes_the_choices_as_they_come(autojump_clock: MockClock) -> None:
-    """Each has its role chunk, its finish chunk and its index; usage comes once, at the end."""
+    """All begin with their role chunks, in order; each has its finish chunk and its index; usage comes once, last."""
     work = each(says("a", "b", "c", pause_s=2), says("1", "2", pause_s=3), says())
     answer = await post(MemoryDoor(work=work), 3, cx=True, **USAGE)
     assert joined(answer) == {0: ("abc", "stop"), 1: ("12", "stop"), 2: ("", "stop")}
     *chunks, usage, done = answer.events()
     assert done == "[DONE]"
+    assert [chunk["choices"][0]["delta"].get("role") for chunk in chunks[:4]] == ["assistant"] * 3 + [None]
+    assert [chunk["choices"][0]["index"] for chunk in chunks[:3]] == [0, 1, 2]
     order = [chunk["choices"][0]["index"] for chunk in chunks if chunk["choices"][0]["delta"].get("content")]
     assert order in ([0, 1, 0, 1, 0], [0, 1, 0, 0, 1])
     assert usage["choices"] == []
@@ -168,7 +170,7 @@ async def test_one_silent_choice_holds_up_nothing_but_its_own(stream: bool, auto
     answer = await post(door, 2, stream=stream)
     assert trio.current_time() == pytest.approx(600)
     if stream:
-        assert joined(Answer(parts=[*answer.parts[:-1], (0, b"data: [DONE]\n\n")])) == {0: ("a", "stop")}
+        assert joined(Answer(parts=[*answer.parts[:-1], (0, b"data: [DONE]\n\n")])) == {0: ("a", "stop"), 1: ("", None)}
         assert answer.events()[-1]["error"]["code"] == "timeout"
     else:
         assert answer.headers["x-error-code"] == "timeout"
