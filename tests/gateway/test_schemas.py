@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 import psutil
 import pytest
@@ -51,6 +52,9 @@ async def apart() -> AsyncIterator[Apart]:
         ('{"age": 5}', "it breaks 'required' of its schema"),
         ('{"name": "Ann", "x": 1}', "it breaks 'additionalProperties' of its schema"),
         ("[]", "it breaks 'type' of its schema"),
+        ('{"name": "Ann", "age": -1E400}', ""),
+        ('{"name": "Ann", "age": 1E400}', "it breaks 'maximum' of its schema"),
+        (f'{{"name": "Ann", "age": -{"9" * 5000}}}', ""),
         (f'"{"x" * ANSWER_CHARS_MAX}"', f"it is longer than {ANSWER_CHARS_MAX} characters"),
     ],
 )
@@ -81,6 +85,21 @@ async def test_a_schema_that_is_none_is_refused_with_the_reason(schema: str, sai
     refusal = await Here().refusal(schema)
     assert said in refusal
     assert len(refusal) <= 300
+
+
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        ({"type": "array", "items": [{"type": "integer"}], "additionalItems": False}, "[1]", "[1, 2]"),
+        ({"type": "integer", "minimum": 3, "exclusiveMinimum": True}, "4", "3"),
+        ({"definitions": {"a": {"type": "null"}}, "$ref": "#/definitions/a"}, "null", "1"),
+    ],
+)
+async def test_schemas_of_older_drafts_are_known(schema: Any, right: str, wrong: str) -> None:
+    """Also those that do not say so, if they are nothing by the rules of today."""
+    here = Here()
+    assert await here.breach(json.dumps(schema), right) == ""
+    assert await here.breach(json.dumps(schema), wrong) != ""
 
 
 async def test_a_pattern_takes_linear_time() -> None:
