@@ -124,7 +124,7 @@ Tokens = Annotated[tuple[TokenId, ...], Len(1, 131_072)]
 
 @record
 class EmbedJob:
-    """A vector for each input, in their order; an input is a text, or tokens of this model.
+    """A vector for each input, in their order; an input is a text, or tokens of this model without its marks.
 
     `truncate`: an input that is too long for the model is cut; otherwise it is a failure. The answer's bytes are the
     vectors one after another, of length 1, each number a float32, little-endian.
