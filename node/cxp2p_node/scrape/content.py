@@ -1,207 +1,95 @@
-"""Finds what a page is about: the part of its tree that is neither navigation nor advertisement nor the like.
+"""Finds what a page is about.
 
-Each block is worth as much as it has text that is not links; short ones are worth little, link lists less than nothing.
-Elements that say by their tag, role or name that they surround the content are taken out, unless most of the page's
-worth is in them. The content is then the innermost element that holds nearly all that is left.
+What surrounds the content is taken out first, as far as it says so. The content is then the innermost element that
+holds nearly all that is left. What still stands before or after it, beyond a crowd of links, is taken out last.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from cxp2p_node.scrape.hints import Hint, hint
+from cxp2p_node.scrape.measure import PROSE_CHARACTERS, blocks_in, measure, much_linked, take_out
+from cxp2p_node.scrape.surroundings import take_out_surroundings, take_out_unshown
 from cxp2p_node.scrape.tags import HEADINGS, names
 from cxp2p_node.scrape.tree import Node
 
-PROSE_CHARACTERS: Final = 80  # a block of so much text, not links, is no label and no button
-GUARD: Final = 0.4  # the part of a page's worth that is never taken out as a whole
-NEARLY_ALL: Final = 0.88
-SMALL_CHARACTERS: Final = 280
-LINKED_MUCH: Final = 0.35
-LINKED_MOSTLY: Final = 0.6
-CROWD: Final = 4  # links in a row, each a block: nobody's prose is interrupted so
-SMALLER: Final = 0.12  # a run of prose of which so little is worth beside the largest is something else
-LINKED_SOME: Final = 0.2
-PROSES_MIN: Final = 4
-PROSES_FEW: Final = 2
-PART_SMALL: Final = 0.3
+NEARLY_ALL: Final = 0.88  # of the worth of what is around
 MOST: Final = 0.6  # enough if the page itself calls it an article or its content
+HALF: Final = 0.5  # enough for <main>
+LINKED_SOME: Final = 0.2
+LINKED: Final = 0.35
+LINKED_MOSTLY: Final = 0.6
+PROSES_MIN: Final = 4  # paragraphs of what may be all of the content
+PROSES_FEW: Final = 2  # and of what stands beside it
+PART_SMALL: Final = 0.3
+CROWD: Final = 4  # links in a row, each a block: nobody's prose is interrupted so
+RUN_SMALL: Final = 0.12  # a run of prose that is worth so little beside the largest is something else
+LABEL_CHARACTERS: Final = 60
 
-_SILENT: Final = names("button select textarea input head title option")
-_AROUND: Final = names("nav footer aside menu dialog")
-_ASKED: Final = names("email password search tel text")
+_TEXT: Final = names("p li td th pre blockquote dd dt h1 h2 h3 h4 h5 h6 table ul ol dl tr tbody figure figcaption")
 _PROSE: Final = names("p blockquote pre h1 h2 h3 li td")
 _LISTS: Final = names("ul ol div section dl")
-_TEXT: Final = names("p li td th pre blockquote dd dt h1 h2 h3 h4 h5 h6 table ul ol dl tr tbody figure figcaption")
-_WIDE: Final = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\u0e00-\u0e7f]")
-_UNSHOWN: Final = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
-_PANEL: Final = re.compile(r"tab|panel|pane|accordion|collaps|toggle|expand|faq|spoiler|answer", re.IGNORECASE)
-
-
-def measure(nodes: list[Node]) -> None:
-    """Sets `chars`, `linked_chars` and `worth` of every element that has lines of its own, of all that is in it."""
-    for node in nodes:
-        if node.tag in _SILENT:
-            continue
-        block = node.block
-        for child in node.children:
-            if isinstance(child, str):
-                text = child.strip()
-                size = len(text)
-                if size and not text.isascii():
-                    size += size - len(_WIDE.sub("", text))  # a sign of these scripts says as much as some letters
-                block.chars += size
-                if node.linked:
-                    block.linked_chars += size
-    for node in nodes:
-        if node.chars:
-            node.worth = _worth(node)
-            node.proses = int(node.worth >= PROSE_CHARACTERS)
-    for node in reversed(nodes):
-        parent = node.parent
-        if parent is not None and node.chars:
-            if node.block is not node:
-                continue
-            above = parent.block
-            above.chars += node.chars
-            above.linked_chars += node.linked_chars
-            above.worth += node.worth
-            above.proses += node.proses
-
-
-def _worth(node: Node) -> float:
-    """Of the text of a block itself."""
-    size, linked = node.chars, node.linked_chars
-    if node.tag in ("pre", "code"):
-        return size
-    if linked * 2 >= size:
-        return 0.0
-    if node.tag in HEADINGS:
-        return 5.0
-    own = size - 2 * linked
-    return float(own) if own >= PROSE_CHARACTERS else 0.25 * own
-
-
-def main_content(nodes: list[Node], comments: bool = False) -> Node:
-    """The element that holds the main content. What does not belong to it is `gone`. `nodes` must be measured."""
-    body = next((node for node in nodes if node.tag == "body"), nodes[0])
-    take_out(nodes, body, comments)
-    top = _said(nodes, body)
-    root = _innermost(top)
-    _trim(root)
-    _leave_around(root, top, body)
-    return top
-
-
-def take_out(nodes: list[Node], body: Node, comments: bool) -> None:
-    """Marks as `gone` what is hidden, or says that it is not the content."""
-    most = max(GUARD * body.worth, 1.0)
-    for node in nodes:
-        parent = node.parent
-        if parent is None or node is body:
-            continue
-        if parent.gone:
-            node.gone = True  # and so is all that is in it
-            continue
-        if (node.raw or node.tag in _AROUND) and _outside(node, comments) and node.worth <= most:
-            node.gone = True
-            _leave(node)
-
-
-def _leave(node: Node) -> None:
-    """Takes what `node` holds out of the sums above it."""
-    if node.block is not node:
-        return
-    above = node.parent
-    while above is not None:
-        if above.block is above:
-            above.chars -= node.chars
-            above.linked_chars -= node.linked_chars
-            above.worth -= node.worth
-            above.proses -= node.proses
-        above = above.parent
-
-
-def _outside(node: Node, comments: bool) -> bool:
-    if _unshown(node):
-        return True
-    said = hint(node)
-    tag = node.tag
-    if said is Hint.NONE:
-        return _outside_by_tag(node, tag)
-    if Hint.HIDDEN in said:
-        return not _PANEL.search(node.get("class"))
-    if Hint.CONTENT in said or tag in ("body", "main", "article"):
-        return False
-    if tag in _PROSE and node.chars >= PROSE_CHARACTERS and node.linked_chars < LINKED_MUCH * node.chars:
-        return Hint.COMMENTS in said and not comments
-    if Hint.JUNK in said or (Hint.COMMENTS in said and not comments):
-        return True
-    if Hint.NOTE in said:
-        return False
-    if node.block is not node:
-        return _outside_by_tag(node, tag)
-    if Hint.LINKS in said and node.linked_chars > LINKED_MUCH * node.chars:
-        return True
-    if Hint.SMALL in said and node.chars < SMALL_CHARACTERS and not _headed(node):
-        return True
-    return _outside_by_tag(node, tag)
-
-
-def _outside_by_tag(node: Node, tag: str) -> bool:
-    if tag in ("nav", "menu", "dialog"):
-        return True
-    if tag == "aside":
-        return True
-    if tag == "footer":
-        return node.parent is None or node.parent.tag != "blockquote"
-    if tag == "fieldset":
-        return any(inner.tag == "input" and inner.get("type") in _ASKED for inner in node.walk())
-    if tag == "header":
-        return not _within(node, "article", "main", "section") and not _headed(node)
-    return tag == "a" and node.get("href").startswith("#") and node.words() in _ANCHORS
-
-
-_ANCHORS: Final = frozenset(
-    {"#", "¶", "§", "🔗", "link", "Permalink", "↑", "^", "↩", "↩︎", "[edit]", "edit", "top", "Top"}
+_DATA: Final = names("pre table dl h1")
+_AWAY: Final = re.compile(
+    r"(?:related|more (?:from|on|in|stories|news|like)|recommended|popular|most (?:read|popular|viewed)|trending|latest"
+    r"|top stories|you (?:may|might)|read (?:next|more|also)|share|follow|categories|tags|topics|on this page"
+    r"|in this article|table of contents|contents|next up|sponsored|also on|elsewhere)\b",
+    re.IGNORECASE,
 )
 
 
-def _headed(node: Node) -> bool:
-    return any(inner.tag == "h1" for inner in node.walk())
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The element to read; how much text is in it, and how much there was before it was chosen."""
+
+    root: Node
+    characters: int
+    characters_around: int
 
 
-def _within(node: Node, *tags: str) -> bool:
-    above = node.parent
-    while above is not None:
-        if above.tag in tags:
-            return True
-        above = above.parent
-    return False
+def main_content(nodes: list[Node], article: bool) -> Found:
+    """The main content of a page; what does not belong to it is `gone`. `article`: the page says that it is one."""
+    body = content_and_around(nodes, article)
+    around = body.chars
+    top = _named_main(nodes, body)
+    inner = _innermost(top)
+    _trim(inner)
+    characters = inner.chars
+    _leave_around(inner, top)
+    return Found(top, characters, around)
 
 
-def _unshown(node: Node) -> bool:
-    raw = node.raw
-    if "hidden" not in raw and "none" not in raw:
-        return False
-    attributes = node.attributes
-    if (
-        "hidden" in attributes
-        or attributes.get("aria-hidden") == "true"
-        or _UNSHOWN.search(attributes.get("style", ""))
-    ):
-        panel = attributes.get("role") == "tabpanel" or _PANEL.search(attributes.get("class", ""))
-        return not panel
-    return False
+def content_and_around(nodes: list[Node], article: bool) -> Node:
+    """All of a page but what says that it only surrounds the content."""
+    body = _body(nodes)
+    measure(nodes)
+    take_out_surroundings(nodes, body, article)
+    return body
 
 
-def _said(nodes: list[Node], body: Node) -> Node:
+def whole_content(nodes: list[Node]) -> Node:
+    """All of a page that is shown."""
+    body = _body(nodes)
+    measure(nodes)
+    take_out_unshown(nodes, body)
+    return body
+
+
+def _body(nodes: list[Node]) -> Node:
+    return next((node for node in nodes if node.tag == "body"), nodes[0])
+
+
+def _named_main(nodes: list[Node], body: Node) -> Node:
     """The container that the page itself names, if it holds most of what is left."""
-    named = [node for node in nodes if not node.gone and (node.tag == "main" or "main" in node.get("role"))]
+    named = [node for node in nodes if not node.gone and (node.tag == "main" or "main" in node.get("role").split())]
     best = max(named, key=lambda node: node.worth, default=body)
-    return best if best.worth >= 0.5 * body.worth and best.worth > 0 else body
+    return best if best.worth >= HALF * body.worth and best.worth > 0 else body
+
+
+# The innermost element.
 
 
 def _innermost(root: Node) -> Node:
@@ -227,100 +115,84 @@ def _alone(root: Node, inner: Node) -> bool:
 
 
 def _beside(part: Node, inner: Node) -> bool:
-    if part.linked_chars > LINKED_SOME * part.chars:
+    if much_linked(part, LINKED_SOME):
         return True
     if part.tag in _TEXT or (part.tag, part.get("class")) == (inner.tag, inner.get("class")):
         return False
     few = part.proses <= PROSES_FEW and part.worth < PART_SMALL * inner.worth
-    return few and not any(node.tag in ("pre", "table", "dl", "h1") for node in part.walk())
+    return few and not any(node.tag in _DATA for node in part.walk())
+
+
+# What stands before and after it.
 
 
 def _trim(root: Node) -> None:
-    """Takes out what stands beyond a crowd of links, and link lists under a heading that says that they lead elsewhere."""
+    """Takes out what stands beyond a crowd of links, and link lists under a heading that says that they lead away."""
     order = [node for node in root.walk() if not node.gone and node.block is node and node is not root]
-    if not (kept := _main_run(order)):
+    if (run := _main_run(order)) is None:
         return
-    first, last = kept
+    first, last = run
     for index, node in enumerate(order):
         if node.parent is not None and node.parent.gone:
             node.gone = True
             continue
-        linked = node.chars and node.linked_chars > LINKED_MOSTLY * node.chars
-        inner = index < len(order) - 1 and order[index + 1].parent is node and not linked
-        if index > last or (index < first and not inner and node.tag not in HEADINGS):
-            node.gone = node.tag not in _PROSE or linked or index > last + 1
-        elif linked and node.tag in _LISTS and _announced(order, index):
-            node.gone = True
-        if node.gone:
-            _leave(node)
+        linked = node.chars > 0 and much_linked(node, LINKED_MOSTLY)
+        holds = index < first and not linked and index + 1 < len(order) and order[index + 1].parent is node
+        if index > last or (index < first and not holds and node.tag not in HEADINGS):
+            if node.tag not in _PROSE or linked or index > last + 1:
+                take_out(node)
+        elif linked and node.tag in _LISTS and _leads_away(order, index):
+            take_out(node)
 
 
 def _main_run(order: list[Node]) -> tuple[int, int] | None:
-    """The first and the last block of the run of prose that is most of it, with the runs that are not much smaller."""
-    runs: list[list[float]] = []  # first, last, worth
+    """The first and the last block of the largest run of prose, or of several that are not much smaller."""
+    runs: list[tuple[int, int, float]] = []
     links = 0
     for index, node in enumerate(order):
         if _substance(node):
             if runs and links < CROWD:
-                runs[-1][1] = index
-                runs[-1][2] += node.worth
+                runs[-1] = (runs[-1][0], index, runs[-1][2] + node.worth)
             else:
-                runs.append([index, index, node.worth])
+                runs.append((index, index, node.worth))
             links = 0
-        elif node.linked_chars > LINKED_MUCH * node.chars and not any(True for _ in _blocks(node)):
+        elif much_linked(node, LINKED) and not blocks_in(node):
             links += 1
     if not runs:
         return None
-    enough = SMALLER * max(run[2] for run in runs)
+    enough = RUN_SMALL * max(worth for _, _, worth in runs)
     large = [run for run in runs if run[2] >= enough]
-    return int(large[0][0]), int(large[-1][1])
-
-
-def _blocks(node: Node) -> Iterator[Node]:
-    return (child for child in node.elements() if child.block is child)
+    return large[0][0], large[-1][1]
 
 
 def _substance(node: Node) -> bool:
     """Whether it is a block that a page is read for."""
     if node.tag in ("pre", "table", "figure"):
         return True
-    if any(True for _ in _blocks(node)):
-        return False
-    return node.chars >= PROSE_CHARACTERS // 2 and node.linked_chars < LINKED_MUCH * node.chars
+    return node.chars >= PROSE_CHARACTERS // 2 and not much_linked(node, LINKED) and not blocks_in(node)
 
 
-def _announced(order: list[Node], index: int) -> bool:
+def _leads_away(order: list[Node], index: int) -> bool:
     """Whether the heading or label before it says that it leads elsewhere."""
     before = order[index - 1] if index else None
-    if before is None or before.chars > 60:
-        return False
-    return _ELSEWHERE.match(before.words()) is not None
+    return before is not None and before.chars <= LABEL_CHARACTERS and _AWAY.match(before.words()) is not None
 
 
-_ELSEWHERE: Final = re.compile(
-    r"(?:related|more (?:from|on|in|stories|news|like)|recommended|popular|most (?:read|popular|viewed)|trending|latest"
-    r"|top stories|you (?:may|might)|see also|read (?:next|more|also)|share|follow|categories|tags|topics|on this page"
-    r"|in this article|table of contents|contents|next up|sponsored|also on|elsewhere)\b",
-    re.IGNORECASE,
-)
-
-
-def _leave_around(root: Node, top: Node, body: Node) -> None:
-    """Takes out what is in `top` but not in `root`, save the title and a lead before it."""
-    titled = any(node.tag == "h1" and not node.gone for node in root.walk())
-    node = root
+def _leave_around(inner: Node, top: Node) -> None:
+    """Takes out what is in `top` but not in `inner`, save the title and a lead before it."""
+    titled = any(node.tag == "h1" and not node.gone for node in inner.walk())
+    node = inner
     while node is not top and node.parent is not None:
         parent = node.parent
+        parent.bare = True
         before = True
-        for child in parent.children:
+        for child in parent.elements():
             if child is node:
                 before = False
-            elif isinstance(child, Node) and not child.gone:
-                if before and child.block is child:
-                    titled = _keep_lead(child, titled) or titled
-                else:
-                    child.gone = True
-        parent.children = [child for child in parent.children if isinstance(child, Node)]
+            elif before and child.block is child and not child.gone:
+                titled = _keep_lead(child, titled) or titled
+            else:
+                child.gone = True
         node = parent
 
 
@@ -328,14 +200,16 @@ def _keep_lead(part: Node, titled: bool) -> bool:
     """Leaves of a part before the content the title, if there is none yet, and prose. Whether it had the title."""
     found = False
     for node in part.walk():
-        if node.gone:
-            for inner in node.elements():
-                inner.gone = True
+        if node.parent is not None and node.parent.gone and node is not part:
+            node.gone = True
+        elif node.gone or node.block is not node:
             continue
-        if node.tag == "h1" and not titled and not found:
+        elif node.tag == "h1" and not titled and not found:
             found = True
-        elif any(child.block is child for child in node.elements()):
-            node.children = [child for child in node.children if isinstance(child, Node) and child.block is child]
-        elif node.block is node and not (node.worth >= PROSE_CHARACTERS and node.tag not in ("ul", "ol", "table")):
+        elif blocks_in(node):
+            node.bare = True
+            for child in node.elements():
+                child.gone = child.gone or child.block is not child
+        elif node.worth < PROSE_CHARACTERS or node.tag in ("ul", "ol", "table"):
             node.gone = True
     return found

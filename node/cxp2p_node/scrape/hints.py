@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from enum import Flag, auto
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final
 
 from cxp2p_node.scrape.tags import names
@@ -132,7 +133,7 @@ def _of_name(name: str) -> Hint:
     words = _WORD.findall(_HUMP.sub("-", name).lower())
     runs = {
         *words,
-        *(f"{one}-{two}" for one, two in zip(words, words[1:], strict=False)),
+        *(f"{one}-{two}" for one, two in pairwise(words)),
         *(f"{one}-{two}-{three}" for one, two, three in zip(words, words[1:], words[2:], strict=False)),
     }
     if "with" in words or "has" in words or "no" in words or "is" in words:  # a layout: page-with-sidebar, has-toc

@@ -80,7 +80,8 @@ class _Reader:
             node, children = waiting[-1]
             for child in children:
                 if isinstance(child, str):
-                    self._text(child)
+                    if not node.bare:
+                        self._text(child)
                 elif not child.gone and self._start(child):
                     waiting.append((child, iter(child.children)))
                     break
@@ -313,7 +314,7 @@ class _Reader:
     def _math(self, node: Node) -> bool:
         if (shown := formula(node)) is None:
             return False
-        if isinstance(shown, Formula) and shown.alone and not self._heading:
+        if shown.alone and not self._heading:
             self._end_line()
         self._add(shown)
         if shown.alone and not self._heading:

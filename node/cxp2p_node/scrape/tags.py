@@ -10,6 +10,11 @@ def names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def in_order(text: str) -> tuple[str, ...]:
+    """The words of `text`, the first one first."""
+    return tuple(text.split())
+
+
 VOID: Final = names(
     "area base basefont bgsound br col embed frame hr image img input keygen link meta param source track wbr"
 )

@@ -26,11 +26,13 @@ LINE: Final = BLOCK | CELLS | ROW_GROUPS | names("body caption dd dt html legend
 class Node:
     """An element. `block`: the innermost element around it, or itself, that has lines of its own.
 
-    `chars`, `linked_chars`, `worth`, `proses` and `gone` belong to the search for the main content.
+    `chars`, `linked_chars`, `worth` and `proses` belong to the search for the main content, and what it found is in
+    `gone`: the element is left out; and in `bare`: the text that is directly in it is.
     """
 
     __slots__ = (
         "_attributes",
+        "bare",
         "block",
         "chars",
         "children",
@@ -56,6 +58,7 @@ class Node:
         self.proses = 0
         self.worth = 0.0
         self.gone = False
+        self.bare = False
         self._attributes: dict[str, str] | None = None
 
     @property
