@@ -23,7 +23,7 @@ log = logging.getLogger("cxp2p.ask")
 
 DIGESTS_MAX: Final = 2  # as many weights are tried for one request; each begins it anew
 RUNS_MAX: Final = 3  # of one part whose answers break off or are no vectors; each may ask three nodes
-VECTORS_AT_ONCE: Final = 64  # are checked before others get their turn: 30 µs for each
+NUMBERS_AT_ONCE: Final = 16_384  # are checked before others get their turn: a millisecond
 
 Took = Callable[[int], None]
 """Is told the size of each piece before it is kept, and may raise to end the request."""
@@ -188,9 +188,7 @@ class Embedder:
             fault = gathering.end(request.dimensions)
             if not fault:
                 await _cut(gathering)
-                fault = gathering.end(request.dimensions)  # another part may have ended meanwhile
-            if not fault:
-                request.dimensions = gathering.dimensions
+                request.dimensions = request.dimensions or gathering.dimensions
             return fault
 
         left_s = max(0.0, request.ends_at - trio.current_time())
@@ -199,12 +197,14 @@ class Embedder:
 
 async def _cut(gathering: Gathering) -> None:
     """Makes vectors of all that has come. Raises RemoteProtocolError if one of them is none."""
-    while gathering.cut(VECTORS_AT_ONCE):
+    while gathering.cut(max(1, NUMBERS_AT_ONCE // gathering.dimensions)):
         await trio.lowlevel.checkpoint()
 
 
 async def _keep(request: _Request, part: range, gathering: Gathering) -> None:
     """Keeps the vectors of a whole answer, or of one that broke off. Raises RemoteProtocolError if they are none."""
+    if not gathering.dimensions:
+        raise RemoteProtocolError(f"{gathering.size} bytes that nobody looked at")
     await _cut(gathering)
     if request.dimensions not in (0, gathering.dimensions):
         raise RemoteProtocolError(f"vectors of {gathering.dimensions} and of {request.dimensions} numbers")

@@ -11,7 +11,8 @@ import trio
 from trio.testing import MockClock
 
 from cxp2p import receipts
-from cxp2p.errors import AnswerRefused, CxError, JobFailed, PeerUnreachable
+from cxp2p.errors import AnswerRefused, CxError, JobFailed, PeerUnreachable, RemoteProtocolError
+from cxp2p.net import embedding
 from cxp2p.records import Finish, Piece, Prices, Service, Verdict
 from cxp2p.units import Output
 from embedders import FEW, MANY, MODEL, WORDS_DIGEST, VectorEngine, bytes_of, embed, network_of, right, vector_of
@@ -113,6 +114,60 @@ async def test_the_length_of_vectors_does_not_change_between_nodes(autojump_cloc
             except (AnswerRefused, JobFailed):
                 continue
             assert len({len(vector) for vector in got.vectors}) == 1
+        assert not books.held
+
+
+async def test_answers_that_end_at_once_are_not_mixed_either(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """Although others get their turn while vectors are looked at."""
+    monkeypatch.setattr(embedding, "NUMBERS_AT_ONCE", 1)
+    async with world() as here:
+
+        def of_length(dimensions: int) -> Callable[[Told], Awaitable[None]]:
+            async def give_those(told: Told) -> None:
+                vectors = [vector_of(str(number), dimensions) for number in range(told.order.max_out)]
+                await give(told, bytes_of(vectors), len(vectors))
+
+            return give_those
+
+        for dimensions in (8, 16):
+            await one_liar(here, of_length(dimensions))
+        net = await here.asker()
+        await settled(net, 2)
+        lengths: set[frozenset[int]] = set()
+        for _ in range(20):
+            try:
+                got = await embed(net, MANY, Ledgerbook())
+            except (AnswerRefused, JobFailed, RemoteProtocolError):
+                continue
+            lengths.add(frozenset(len(vector) for vector in got.vectors))
+        assert lengths <= {frozenset({8}), frozenset({16})}
+        assert lengths
+
+
+async def test_a_node_that_dies_before_its_receipt_is_not_believed_alone(autojump_clock: MockClock) -> None:
+    """All vectors are there: the last one is asked for again, so that somebody has signed for each part."""
+    async with world() as here:
+
+        async def die(told: Told) -> None:
+            await told.accept()
+            data = bytes_of([vector_of(text) for text in FEW])
+            await told.talk.say(Piece(data=data, units=len(FEW)))
+            await trio.sleep(0.1)
+            await told.talk.stream.reset()
+
+        dying = await one_liar(here, die)
+        engine = VectorEngine(prices=Prices(input=10, output=10))
+        net, books = await network_of(here, engine)
+        await settled(net, 2)
+        for _ in range(10):
+            got = await embed(net, FEW, books)
+            assert got.vectors == right(FEW)
+            assert len(got.outcomes) == 1
+            await trio.sleep(60)
+        assert dying.asked
+        assert FEW[-1:] in [list(job.inputs) for job in engine.jobs]
         assert not books.held
 
 
