@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cxp2p.records import Service
 from cxp2p_gateway.faults import Base, Fault, row_of, text_of
 from cxp2p_gateway.openai.embeddings import (
     EmbedAsk,
@@ -25,6 +26,7 @@ from cxp2p_gateway.openai.embeddings import (
     fitted,
 )
 from cxp2p_gateway.openai.floats import floats_json
+from cxp2p_node.catalog import CATALOG
 from embedders import vector_of
 
 REJECT = EmbedRules()
@@ -185,6 +187,14 @@ def test_only_some_models_can_be_shortened(model: str, shortens: bool) -> None:
         text = "Unsupported parameter 'dimensions': vectors of this model cannot be shortened"
         assert refusal(body) == ("unsupported_parameter", "dimensions", text)
     assert embed_ask(body, EmbedRules(matryoshka=(model,))).dimensions == 64
+
+
+def test_the_catalogue_and_the_gateway_agree_on_what_can_be_shortened() -> None:
+    """The gateway cannot ask a node for that, so it has a table of its own."""
+    named = {entry.name: entry.matryoshka for entry in CATALOG if entry.service is Service.EMBED}
+
+    assert {name: REJECT.shortens(name) for name in named} == named
+    assert {True, False} <= set(named.values())
 
 
 # The answer.
