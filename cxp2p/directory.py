@@ -46,6 +46,7 @@ class Entry:
     how many of ours run there now. The node is used while `alive_until` is ahead: only its own heartbeat moves that.
     `failures`, `losses` and `refusals` are in a row: of jobs, of the heartbeat, and for want of room. `first_piece_ms`
     is what we measured ourselves, at `measured_at`, for a prompt of 2 kB. `useful_at`: when it last did a job of ours.
+    `suspended_model`: the only model that it is suspended for; None: it is for all.
     """
 
     offer: Offer
@@ -54,6 +55,7 @@ class Entry:
     lookup_ms: int
     alive_until: float = 0.0
     suspended_until: float = 0.0
+    suspended_model: str | None = None
     busy_until: float = 0.0
     failures: int = 0
     losses: int = 0
@@ -184,6 +186,7 @@ class Directory:
         if entry is not None:
             entry.alive_until = 0.0
             entry.suspended_until = max(entry.suspended_until, now + _pause_s(entry.losses))
+            entry.suspended_model = None
             entry.losses = min(entry.losses + 1, 16)
 
     def returned(self, peer: str) -> None:
@@ -194,10 +197,15 @@ class Directory:
             if not entry.failures:
                 entry.suspended_until = 0.0
 
-    def suspend(self, peer: str, now: float) -> None:
-        """The peer failed a job: not used for 2 s, then twice as long for each failure in a row, at most 60 s."""
+    def suspend(self, peer: str, now: float, model: str | None = None) -> None:
+        """The peer failed a job: not used for 2 s, then twice as long for each failure in a row, at most 60 s.
+
+        If it said itself that it failed, with `model`, its others are used on, until another one fails too.
+        """
         entry = self._entries.get(peer)
         if entry is not None:
+            again = entry.suspended_until <= now or entry.suspended_model == model
+            entry.suspended_model = model if again else None
             entry.suspended_until = now + _pause_s(entry.failures)
             entry.failures = min(entry.failures + 1, 16)
 
@@ -209,12 +217,13 @@ class Directory:
             entry.busy_until = now + min(pause_s, SUSPEND_S_MAX)
             entry.refusals = min(entry.refusals + 1, 16)
 
-    def welcome(self, peer: str, now: float) -> None:
-        """The peer did a job as it should: its failures are forgotten."""
+    def welcome(self, peer: str, now: float, model: str | None = None) -> None:
+        """The peer did a job as it should: its failures are forgotten, unless it is suspended for another model."""
         entry = self._entries.get(peer)
         if entry is not None:
-            entry.suspended_until, entry.busy_until = 0.0, 0.0
-            entry.failures, entry.refusals = 0, 0
+            if entry.suspended_until <= now or entry.suspended_model in (None, model):
+                entry.suspended_until, entry.failures = 0.0, 0
+            entry.busy_until, entry.refusals = 0.0, 0
             entry.useful_at = now
 
     def measure(self, peer: str, first_piece_ms: float, request_bytes: int, now: float) -> None:
@@ -239,7 +248,9 @@ class Directory:
         for entry in self._entries.values():
             if entry.offer.expires_at_ms <= wall_ms or entry.offer.draining:
                 continue
-            if entry.alive_until <= now or entry.suspended_until > now:
+            if entry.alive_until <= now:
+                continue
+            if entry.suspended_until > now and entry.suspended_model in (None, model):
                 continue
             found.extend(
                 (entry, capability)

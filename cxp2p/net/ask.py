@@ -135,7 +135,7 @@ class Asker:
             except (PeerUnreachable, RemoteProtocolError, JobRefused, JobFailed) as error:
                 log.info("order %s on %s: %s", attempt.order.order_id.hex(), node, error)
                 run.faults.append(run.fault(node, capability, error))
-                self._blame(run.faults[-1])
+                self._blame(run.faults[-1], run.job.model)
                 if attempt.emitted:
                     raise _cut_off(error) from error
             else:
@@ -180,6 +180,7 @@ class Asker:
             started=trio.current_time(),
             output=units.Output(order.service),
             judge=run.judge,
+            loading_ms=capability.load.loading_ms,
         )
 
     async def _attempt(self, attempt: Attempt, run: _Run, entry: Entry) -> None:
@@ -213,18 +214,20 @@ class Asker:
         if attempt.lane_after is not None:
             self._lanes.give_back(node, attempt.lane_after)
         if attempt.first_piece_s is not None:
-            self._directory.measure(node, attempt.first_piece_s * 1000, len(attempt.request), now)
+            waited_ms = attempt.first_piece_s * 1000 - attempt.loading_ms
+            self._directory.measure(node, max(1.0, waited_ms), len(attempt.request), now)
         elif attempt.cancelled and attempt.asked_at is not None:
-            self._directory.waited(node, (now - attempt.asked_at) * 1000, len(attempt.request), now)
+            waited_ms = (now - attempt.asked_at) * 1000 - attempt.loading_ms
+            self._directory.waited(node, waited_ms, len(attempt.request), now)
         if attempt.settlement is not None and not attempt.broken_off:
             if attempt.settlement.countersign.verdict is Verdict.ACCEPTED:
-                self._directory.welcome(node, now)
+                self._directory.welcome(node, now, attempt.order.model)
             elif attempt.fault and attempt.settlement.countersign.reason == attempt.fault:
                 self._directory.full(node, now, 0)
             else:
                 self._directory.suspend(node, now)
 
-    def _blame(self, fault: Fault) -> None:
+    def _blame(self, fault: Fault, model: str) -> None:
         error, now = fault.error, trio.current_time()
         if isinstance(error, ReceiptInvalid):
             log.warning("receipt of %s is invalid: %s; evidence %s", fault.node, error, error.evidence.hex())
@@ -233,7 +236,7 @@ class Asker:
                 retry_after_ms = error.retry_after_ms if isinstance(error, JobRefused) else 0
                 self._directory.full(fault.node, now, retry_after_ms)
             case Blame.FAILED:
-                self._directory.suspend(fault.node, now)
+                self._directory.suspend(fault.node, now, model if isinstance(error, JobFailed) else None)
 
     def _outcome(self, attempt: Attempt, entry: Entry, attempts: int) -> Outcome:
         assert attempt.settlement is not None

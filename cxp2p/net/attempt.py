@@ -87,7 +87,10 @@ class Books(Protocol):
 
 @dataclass(slots=True)
 class Attempt:
-    """One order, and what came of it so far. `lane_after`: where its lane goes on, if both sides agree on that."""
+    """One order, and what came of it so far. `lane_after`: where its lane goes on, if both sides agree on that.
+
+    `loading_ms`: what its node said that it takes to load the model.
+    """
 
     identity: Identity
     order: Order
@@ -99,6 +102,7 @@ class Attempt:
     started: float
     output: Output
     judge: Judge | None = None
+    loading_ms: int = 0
     fault: str = ""
     asked_at: float | None = None
     bytes_in: int = 0

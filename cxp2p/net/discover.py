@@ -30,6 +30,7 @@ LOOKUP_S_FIRST = 1.0
 EXCHANGE_S_FIRST = 1.0
 LOOKUP_S_MAX = 10.0
 MODELS_WANTED_MAX = 64
+ASK_AGAIN_S = 1.0
 PEERS_ASKED_AT_ONCE = 3
 EXCHANGE_TIMEOUT_S = 5.0
 LOOKUPS_AT_ONCE = 8
@@ -101,9 +102,10 @@ class Discovery:
             del self._wanted[next(k for k in self._wanted if k[1] is not None)]
 
     async def until(self, ready: Callable[[], bool]) -> None:
-        """Waits until `ready()`, asked again whenever a node comes, goes or returns."""
+        """Waits until `ready()`, asked again when a node comes, goes or returns, and every second: time heals too."""
         while not ready():
-            await self._news.wait()
+            with trio.move_on_after(ASK_AGAIN_S):
+                await self._news.wait()
 
     async def run(self) -> None:
         """Serves the exchange and keeps the directory; ends only by cancellation."""

@@ -14,7 +14,7 @@ from cxp2p_node.app import Node
 from cxp2p_node.engines.residency import STAY_S_MAX
 from cxp2p_node.engines.shelf import Shelf
 from shelves import Memory, Script, shelf_of
-from worlds import Ledgerbook, World, ask, settled, world
+from worlds import Ledgerbook, ScriptedEngine, World, ask, settled, world
 
 
 class Library:
@@ -158,6 +158,35 @@ async def test_a_job_that_waits_for_a_model_that_fails_moves_on_unseen(autojump_
         assert len(books.voided) == 1
 
 
+async def test_one_model_that_fails_again_and_again_does_not_keep_askers_from_the_other(
+    autojump_clock: MockClock,
+) -> None:
+    """There is no other node, and the failing one answers for itself: it is well."""
+    memory = Memory(2)
+    broken = Script(memory, "broken", faults=["", *["broken"] * 100])
+    broken.idle_s = 5
+    async with world() as here:
+        await library(here, broken, Script(memory, "good"))
+        net, books = await here.asker(), Ledgerbook()
+        await settled(net, 1)
+        await trio.sleep(20)
+        for _ in range(10):
+            with pytest.raises((JobFailed, JobRefused, NoNode)):
+                await ask(net, books=books, model="broken")
+            assert await ask(net, books=books, model="good") == "one two three "
+
+
+async def test_an_asker_waits_for_a_node_that_it_left_alone_for_a_while(autojump_clock: MockClock) -> None:
+    """`find` sees that the time is over, though nothing else changes."""
+    async with world() as here:
+        node = await here.node(ScriptedEngine())
+        net = await here.asker()
+        await settled(net, 1)
+        net.discovery.directory.suspend(node.network.peer, trio.current_time())
+        await net.find("echo", 5)
+        assert await ask(net) == "one two three "
+
+
 async def test_an_asker_that_leaves_while_the_model_loads_owes_nothing(autojump_clock: MockClock) -> None:
     memory = Memory(1)
     async with world() as here:
@@ -175,7 +204,7 @@ async def test_an_asker_that_leaves_while_the_model_loads_owes_nothing(autojump_
 
 
 async def test_the_loading_is_not_taken_for_slowness(autojump_clock: MockClock) -> None:
-    """What a node says of its own speed is without the loading: that is told apart."""
+    """What a node says of its own speed, and what askers measure, is without the loading: that is told apart."""
     memory = Memory(1)
     async with world() as here:
         place = await library(here, Script(memory, "first"), Script(memory, "second", load_s=5))
@@ -185,6 +214,9 @@ async def test_the_loading_is_not_taken_for_slowness(autojump_clock: MockClock) 
         await ask(net, model="second")
         load = place.node.benches[Service.CHAT, "second"].capability().load
         assert 0 < load.first_piece_ms < 500
+        entry = net.discovery.directory.get(place.node.network.peer)
+        assert entry is not None
+        assert 0 < entry.first_piece_ms < 500
 
 
 async def test_two_models_that_do_not_fit_together_serve_two_askers_at_once(autojump_clock: MockClock) -> None:

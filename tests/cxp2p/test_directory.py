@@ -123,6 +123,29 @@ def test_failures_in_a_row_suspend_longer_and_a_success_forgives() -> None:
     assert entry.suspended_until == 0.0
 
 
+def test_a_model_that_failed_leaves_the_node_s_others_in_use() -> None:
+    """Until a second model fails there, or the node itself does; another model's success does not heal the first."""
+    directory = Directory()
+    learn(directory, offer(capabilities=(capability("a"), capability("b"), capability("c"))))
+    directory.beat(PEERS[0], 0.0)
+
+    def used(now: float) -> str:
+        return "".join(name for name in "abc" if directory.candidates(Service.CHAT, name, EPOCH_MS, now))
+
+    directory.suspend(PEERS[0], 0.0, "a")
+    assert used(1.0) == "bc"
+    directory.welcome(PEERS[0], 1.0, "b")
+    assert used(1.0) == "bc"
+    assert used(2.0) == "abc"
+    directory.suspend(PEERS[0], 2.0, "a")
+    directory.suspend(PEERS[0], 2.0, "b")
+    assert used(2.1) == ""
+    directory.welcome(PEERS[0], 2.1, "c")
+    assert used(2.1) == "abc"
+    directory.suspend(PEERS[0], 2.2)
+    assert used(2.3) == ""
+
+
 def test_expired_offers_are_forgotten_unless_a_job_runs_there() -> None:
     """Expiry removes a peer, but never under a running job."""
     directory = Directory()
