@@ -8,10 +8,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cxp2p.errors import JobFailed, JobRefused
+from cxp2p.errors import AnswerRefused, JobFailed, JobRefused
 from cxp2p.ledger import HoldState
 from cxp2p.net.memory import MemoryNetwork
-from cxp2p.records import Finish, Piece
+from cxp2p.records import Finish, Piece, Verdict
 from cxp2p_gateway.store import StoreError
 from gates import CALLER, CREDIT, OTHER, Gateway, gateway
 from worlds import ScriptedEngine, chat_job
@@ -40,6 +40,28 @@ async def test_a_job_is_held_before_and_posted_after(autojump_clock: MockClock) 
         (hold,) = gate.holds
         assert (hold.id, hold.state, hold.charge) == (order.order_id.hex(), HoldState.POSTED, 9)
         assert gate.held() == 0
+
+
+async def test_an_answer_that_is_refused_is_not_charged(autojump_clock: MockClock) -> None:
+    """The caller has its credit, the node has nothing, and both receipts are kept under the one id."""
+    async with gateway() as (here, gate):
+        node = await here.node(ScriptedEngine())
+        await gate.live(1)
+        faults = ["it is not JSON", ""]
+
+        async def judge(finish: Finish) -> str:
+            await trio.lowlevel.checkpoint()
+            return faults.pop(0)
+
+        with pytest.raises(AnswerRefused):
+            await gate.dispatch.run(CALLER, "chatcmpl-1", chat_job(), gate.take, deadline_s=60, judge=judge)
+        assert (gate.balance(), gate.held()) == (CREDIT, 0)
+        await gate.dispatch.run(CALLER, "chatcmpl-1", chat_job(), gate.take, deadline_s=60, judge=judge)
+        assert gate.balance() == CREDIT - 9
+        assert gate.balance(f"node:{node.network.peer}") == 9
+        kept = await gate.dispatch.receipts(CALLER, "chatcmpl-1")
+        assert [each.countersign.verdict for each in kept] == [Verdict.DISPUTED, Verdict.ACCEPTED]
+        assert [each.countersign.reason for each in kept] == ["it is not JSON", ""]
 
 
 async def test_the_hold_is_on_disk_before_the_order_leaves(autojump_clock: MockClock) -> None:

@@ -56,6 +56,7 @@ def test_every_parameter_that_is_called_supported_is_accepted() -> None:
         "logit_bias": {"1": 1},
         "logprobs": True,
         "parallel_tool_calls": True,
+        "reasoning_effort": "none",
         "response_format": "json",
         "stop": "x",
         "stream": True,
