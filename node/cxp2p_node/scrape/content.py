@@ -30,8 +30,9 @@ RUN_SMALL: Final = 0.12  # a run of prose that is worth so little beside the lar
 LABEL_CHARACTERS: Final = 60
 
 _TEXT: Final = names("p li td th pre blockquote dd dt h1 h2 h3 h4 h5 h6 table ul ol dl tr tbody figure figcaption")
-_PROSE: Final = names("p blockquote pre h1 h2 h3 li td")
+_PROSE: Final = names("p blockquote pre h1 h2 h3 h4 li td th dt dd figcaption caption")
 _LISTS: Final = names("ul ol div section dl")
+_WHOLE: Final = names("table figure pre")
 _DATA: Final = names("pre table dl h1")
 _AWAY: Final = re.compile(
     r"(?:related|more (?:from|on|in|stories|news|like)|recommended|popular|most (?:read|popular|viewed)|trending|latest"
@@ -132,29 +133,47 @@ def _trim(root: Node) -> None:
     if (run := _main_run(order)) is None:
         return
     first, last = run
+    crowd = 0
     for index, node in enumerate(order):
         if node.parent is not None and node.parent.gone:
             node.gone = True
             continue
         linked = node.chars > 0 and much_linked(node, LINKED_MOSTLY)
-        holds = index < first and not linked and index + 1 < len(order) and order[index + 1].parent is node
-        if index > last or (index < first and not holds and node.tag not in HEADINGS):
-            if node.tag not in _PROSE or linked or index > last + 1:
+        if first <= index <= last:
+            if linked and node.tag in _LISTS and _leads_away(order, index):
                 take_out(node)
-        elif linked and node.tag in _LISTS and _leads_away(order, index):
-            take_out(node)
+            continue
+        if linked or not blocks_in(node):
+            crowd += linked and index > last
+            if linked and node.tag not in HEADINGS or node.tag not in _PROSE or crowd >= CROWD:
+                take_out(node)
+    _take_out_last_headings(order)
+
+
+def _take_out_last_headings(order: list[Node]) -> None:
+    """Headings at the end, of what was taken out."""
+    for node in reversed(order):
+        if node.gone or (blocks_in(node) and node.tag not in HEADINGS):
+            continue
+        if node.tag not in HEADINGS:
+            break
+        take_out(node)
 
 
 def _main_run(order: list[Node]) -> tuple[int, int] | None:
     """The first and the last block of the largest run of prose, or of several that are not much smaller."""
     runs: list[tuple[int, int, float]] = []
     links = 0
+    whole: set[Node] = set()  # tables and the like, and all that is in them
     for index, node in enumerate(order):
-        if _substance(node):
+        if node.tag in _WHOLE or node.parent in whole:
+            whole.add(node)
+        if node in whole or _substance(node):
+            worth = 0.0 if blocks_in(node) else node.worth
             if runs and links < CROWD:
-                runs[-1] = (runs[-1][0], index, runs[-1][2] + node.worth)
+                runs[-1] = (runs[-1][0], index, runs[-1][2] + worth)
             else:
-                runs.append((index, index, node.worth))
+                runs.append((index, index, worth))
             links = 0
         elif much_linked(node, LINKED) and not blocks_in(node):
             links += 1
@@ -167,8 +186,6 @@ def _main_run(order: list[Node]) -> tuple[int, int] | None:
 
 def _substance(node: Node) -> bool:
     """Whether it is a block that a page is read for."""
-    if node.tag in ("pre", "table", "figure"):
-        return True
     return node.chars >= PROSE_CHARACTERS // 2 and not much_linked(node, LINKED) and not blocks_in(node)
 
 
@@ -210,6 +227,6 @@ def _keep_lead(part: Node, titled: bool) -> bool:
             node.bare = True
             for child in node.elements():
                 child.gone = child.gone or child.block is not child
-        elif node.worth < PROSE_CHARACTERS or node.tag in ("ul", "ol", "table"):
+        elif Hint.LEAD not in hint(node) and (node.worth < PROSE_CHARACTERS or node.tag in ("ul", "ol", "table")):
             node.gone = True
     return found

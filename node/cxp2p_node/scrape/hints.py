@@ -25,6 +25,7 @@ class Hint(Flag):
     COMMENTS = auto()
     HIDDEN = auto()
     CONTENT = auto()  # the main content, or the container of it
+    LEAD = auto()  # what stands between the title and the text
     NOTE = auto()  # a remark that belongs to the content
 
 
@@ -78,6 +79,10 @@ _CONTENT: Final = names(
     " storybody storycontent storytext td-post-content text-content theme-doc-markdown topic-body topic-content"
     " wysiwyg devsite-article-body s-prose e-content"
 )
+_LEAD: Final = names(
+    "abstract chapo deck dek excerpt ingress intro introduction lead lede price standfirst subheading subhead subline"
+    " subtitle summary tagline"
+)
 _NOTE: Final = names(
     "admonition alert callout caution danger definition epigraph example footnote footnotes important info note notice"
     " pullquote pull-quote sidenote theorem tip warning infobox"
@@ -92,6 +97,7 @@ _NAMES: Final = (
     (_COMMENTS, Hint.COMMENTS),
     (_HIDDEN, Hint.HIDDEN),
     (_CONTENT, Hint.CONTENT),
+    (_LEAD, Hint.LEAD),
     (_NOTE, Hint.NOTE),
 )
 _ROLES: Final = {
