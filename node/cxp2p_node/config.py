@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cxp2p.errors import SettingsError
 from cxp2p.peer import PeerSettings
+from cxp2p_node.engines.serving import CacheType, FlashAttention, Split
 from cxp2p_node.catalog.sources import check_name, parse_source
 
 # µcredits per million tokens: a small model on a home machine, well under what hosted models of its size cost.
@@ -16,6 +17,27 @@ PRICE_IN = 20_000
 PRICE_OUT = 60_000
 
 UPSTREAM_ONLY = ("url", "upstream_model", "service", "key_env", "key_path", "output_units_max", "digest")
+
+
+class TuningSettings(BaseModel):
+    """How llama.cpp computes a model. What is not set is chosen, from the machine and the model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    threads_batch: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads for prompts, if other than threads."
+    )
+    batch: int | None = Field(None, ge=16, le=16_384, description="Tokens of prompts at once; 512, on a GPU 2048.")
+    ubatch: int | None = Field(None, ge=16, le=16_384, description="Tokens that go through the model together.")
+    cache_type: CacheType = Field(
+        CacheType.F16, description="How the context is kept; q8_0 takes half the memory of f16, q4_0 a quarter."
+    )
+    flash_attention: FlashAttention = Field(FlashAttention.AUTO, description="auto: where the device can.")
+    main_gpu: int = Field(0, ge=0, le=255, description="The GPU that has the model, if it is not split.")
+    gpu_split: Split = Field(Split.LAYER, description="How several GPUs share a model: layer, row, or none: one GPU.")
+    gpu_shares: tuple[float, ...] = Field(
+        (), max_length=128, description="How much of the model each GPU gets, e.g. [3, 1]; by their memory if not set."
+    )
 
 
 class ModelSettings(BaseModel):
@@ -34,9 +56,10 @@ class ModelSettings(BaseModel):
     )
     slots: int | None = Field(None, ge=1, le=256, description="Jobs at once; chosen from the machine if not set.")
     queue_max: int = Field(32, ge=0, le=10_000, description="Jobs that may wait; more are refused with a time.")
-    context_units: int | None = Field(None, ge=256, description="Tokens of context for each job.")
-    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; all cores if not set.")
+    context_units: int | None = Field(None, ge=256, description="Tokens of context for each job; chosen if not set.")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; one a core if not set.")
     gpu_layers: int = Field(0, ge=-1, description="Layers on the GPU; -1 for all. Needs a GPU build of llama.cpp.")
+    tuning: TuningSettings = Field(default_factory=TuningSettings, description="How llama.cpp computes the model.")
     keep: bool = Field(False, description="Keep the model in memory, whatever else is asked for.")
     idle_s: float | None = Field(None, ge=1, description="Unload the model when nobody asked for it for so long.")
     price_in: int = Field(PRICE_IN, ge=0, description="µcredits per million input tokens.")

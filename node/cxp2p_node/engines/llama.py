@@ -14,6 +14,7 @@ from cxp2p.wire import encode
 from cxp2p_node.engines import Counted, Emit
 from cxp2p_node.engines.serving import (
     BATCH_CPU,
+    CONTEXT_UNITS_MAX,
     NO_GPU,
     UBATCH,
     CacheType,
@@ -23,7 +24,6 @@ from cxp2p_node.engines.serving import (
     Sizes,
     threads_for,
 )
-from cxp2p_node.engines.serving import CONTEXT_UNITS_MAX as CONTEXT_UNITS_MAX
 from cxp2p_node.engines.supervise import Worker, open_worker
 from cxp2p_node.processors import cores_usable
 

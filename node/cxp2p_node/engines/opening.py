@@ -18,7 +18,8 @@ from cxp2p_node.config import ModelSettings
 from cxp2p_node.engines import Engine, embed
 from cxp2p_node.engines.echo import Echo
 from cxp2p_node.engines.embed import EmbedSettings, open_embed
-from cxp2p_node.engines.llama import CONTEXT_UNITS_MAX, LlamaSettings, described, open_llama
+from cxp2p_node.engines.llama import described, open_llama
+from cxp2p_node.engines.llama_settings import llama_memory, llama_settings, machine_facts
 from cxp2p_node.engines.shelf import Loadable
 from cxp2p_node.engines.upstream_settings import upstream_of
 from cxp2p_node.models import Store
@@ -30,8 +31,7 @@ log = logging.getLogger("cxp2p.node")
 
 T = TypeVar("T")
 
-SLOTS = 4  # jobs at once: most of what batching gains on a CPU
-BATCH_MAX = 512  # tokens that the worker computes at once
+SLOTS = 4  # jobs at once, of an engine that has no model
 
 
 @asynccontextmanager
@@ -62,19 +62,10 @@ async def _llama(model: ModelSettings, store: Store) -> Loadable:
     facts = await in_thread(_facts_of, name, path)
     if facts.service is Service.EMBED:
         return _embed(model, name, path, digest, facts)
-    settings = LlamaSettings(
-        model=name,
-        path=path,
-        model_digest=digest,
-        prices=Prices(input=model.price_in, output=model.price_out),
-        slots=model.slots or SLOTS,
-        queue_max=model.queue_max,
-        context_units=min(model.context_units or CONTEXT_UNITS_MAX, facts.context_units),
-        threads=model.threads,
-        gpu_layers=model.gpu_layers,
-    )
+    machine = await in_thread(machine_facts)
+    settings = llama_settings(model, facts, machine, name=name, path=path, digest=digest)
     assert settings.context_units is not None
-    parts = memory_parts(facts, slots=settings.slots, context_units=settings.context_units, batch=BATCH_MAX)
+    parts = llama_memory(facts, settings)
     return Loadable(
         described=described(settings, _runtime(facts), settings.context_units),
         bytes_needed=_bytes_needed(facts, parts, model.gpu_layers),
