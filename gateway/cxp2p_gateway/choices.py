@@ -13,13 +13,14 @@ import trio
 
 from cxp2p.client import Judge, Outcome
 from cxp2p.errors import AnswerRefused, CxError, JobFailed
-from cxp2p.records import FailureCode, Finish, Piece
+from cxp2p.records import AnswerForm, FailureCode, Finish, Piece
 from cxp2p_gateway import openai
 from cxp2p_gateway.asking import Door
 from cxp2p_gateway.exchange import Exchange
 from cxp2p_gateway.faults import Condition, Fault, cut_of, fault_of
 from cxp2p_gateway.openai import ChatAsk
-from cxp2p_gateway.schemas import Schemas, Uncheckable
+from cxp2p_gateway.schemas import CheckerDown, Schemas, Uncheckable
+from cxp2p_gateway.waiting import BUSY_RETRY_S
 
 ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024  # held of one request's answers: as much as a request may be
 REFUSALS_MAX: Final = 1  # of answers that are not what they must be, before the client is told
@@ -31,7 +32,7 @@ class Choice:
     """One job on its way, and how it ended. `whole`: what it said, where that is held.
 
     `refused`: how many answers before it were not what they had to be; `problem`: what was wrong with the last one.
-    `uncheckable`: why nobody can tell.
+    `unchecked`: why nobody can tell.
     """
 
     index: int
@@ -42,7 +43,7 @@ class Choice:
     first_piece_s: float = 0.0
     refused: int = 0
     problem: str = ""
-    uncheckable: str = ""
+    unchecked: Fault | None = None
     outcome: Outcome | None = None
     reason: str = ""
 
@@ -97,9 +98,20 @@ class Work:
 async def refuse_bad_schemas(ask: ChatAsk, schemas: Schemas) -> None:
     """Raises Fault for a schema against which no answer can be checked, before any job begins."""
     for rule in ask.demand.rules:
-        problem = await schemas.refusal(rule.schema)
+        try:
+            problem = await schemas.refusal(rule.schema)
+        except CheckerDown as error:
+            raise _unchecked(error, ask) from None
         if problem:
             raise Fault(Condition.SCHEMA_INVALID, rule.param, {"problem": problem})
+
+
+def _unchecked(error: Uncheckable | CheckerDown, ask: ChatAsk) -> Fault:
+    """What the client is told of an answer that nobody can check: it is its schema, or this gateway is too busy."""
+    if isinstance(error, CheckerDown):
+        return Fault(Condition.OVERLOADED, None, {"model": ask.job.model}, BUSY_RETRY_S)
+    param = next((rule.param for rule in ask.demand.rules), "response_format")
+    return Fault(Condition.SCHEMA_INVALID, param, {"problem": str(error)})
 
 
 async def run_choices(work: Work, door: Door, schemas: Schemas, take: Take, ended: Ended) -> None:
@@ -183,8 +195,8 @@ class _Run:
             for claim in self.work.ask.demand.claims(whole.text, whole.calls):
                 try:
                     problem = claim if isinstance(claim, str) else await self.schemas.breach(*claim)
-                except Uncheckable as error:  # the request's fault, and not the node's
-                    self.choice.uncheckable = str(error)
+                except (Uncheckable, CheckerDown) as error:  # which is not the node's fault: it is paid
+                    self.choice.unchecked = _unchecked(error, self.work.ask)
                     return ""
                 if problem:
                     return problem
@@ -203,14 +215,15 @@ class _Run:
             raise error
         if isinstance(error, AnswerRefused) or (choice.refused and fault.condition in NOBODY_ELSE):
             return Fault(Condition.SCHEMA_VIOLATED, None, {"problem": choice.problem})
+        if fault.condition is Condition.SCHEMA_INVALID and self.work.ask.job.form is AnswerForm.TEXT:
+            return Fault(fault.condition, "tools", fault.words)  # there is no other schema
         return fault
 
     def _end(self, outcome: Outcome) -> None:
         work, choice = self.work, self.choice
         reason = openai.finish_reason(outcome.settlement, called=choice.called, older_calls=work.ask.older_calls)
-        if choice.uncheckable:
-            param = next((rule.param for rule in work.ask.demand.rules), "response_format")
-            work.fail(Fault(Condition.SCHEMA_INVALID, param, {"problem": choice.uncheckable}))
+        if choice.unchecked is not None:
+            work.fail(choice.unchecked)
         elif reason is None:
             streaming = work.exchange.streaming
             work.fail(Fault(Condition.UPSTREAM_CUT if streaming else Condition.UPSTREAM_FAILED))

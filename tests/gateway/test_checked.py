@@ -11,10 +11,10 @@ import trio
 from trio.testing import MockClock
 
 from cxp2p.client import Emit
-from cxp2p.errors import NoNode
-from cxp2p.records import CallPart, ChatJob, Finish, Piece
+from cxp2p.errors import JobFailed, NoNode
+from cxp2p.records import CallPart, ChatJob, FailureCode, Finish, Piece
 from cxp2p_gateway.openai import chat_ask
-from cxp2p_gateway.schemas import Here, Uncheckable
+from cxp2p_gateway.schemas import CheckerDown, Here, Uncheckable
 from doors import CHAT, Answer, MemoryDoor, ask, chat_body, fails, front, piece, says
 
 SCHEMA = {"type": "object", "properties": {"age": {"type": "integer", "maximum": 120}}, "required": ["age"]}
@@ -310,12 +310,52 @@ def test_a_schema_is_looked_at_once() -> None:
     assert not chat_ask(chat_body()).demand
 
 
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [({"response_format": schema_form()}, "response_format"), ({"tools": [WEATHER]}, "tools")],
+)
+async def test_a_schema_that_only_the_node_refuses_is_named_too(
+    changes: dict[str, Any], param: str, autojump_clock: MockClock
+) -> None:
+    door = MemoryDoor(work=fails(JobFailed(FailureCode.SCHEMA_INVALID, "Unimplemented keys: not")))
+    answer = await ask(front(door), "POST", "/v1/chat/completions", body=chat_body(**changes))
+    assert (answer.status, answer.json()["error"]["param"]) == (400, param)
+
+
 class Overwhelmed(Here):
     """A checker to which no answer is simple enough."""
 
     async def breach(self, schema: str, answer: str) -> str:
         await trio.lowlevel.checkpoint()
         raise Uncheckable("an answer cannot be checked against it in 1 s")
+
+
+class Down(Here):
+    """A checker that is not there, from the first question on or only later."""
+
+    def __init__(self, *, early: bool) -> None:
+        super().__init__()
+        self._early = early
+
+    async def refusal(self, schema: str) -> str:
+        await trio.lowlevel.checkpoint()
+        if self._early:
+            raise CheckerDown("it cannot be started")
+        return ""
+
+    async def breach(self, schema: str, answer: str) -> str:
+        await trio.lowlevel.checkpoint()
+        raise CheckerDown("it cannot be started")
+
+
+@pytest.mark.parametrize(("early", "jobs"), [(True, 0), (False, 1)])
+async def test_without_a_checker_nothing_passes_unseen(early: bool, jobs: int, autojump_clock: MockClock) -> None:
+    """The client may come back; it is neither its fault nor the node's."""
+    door = MemoryDoor(work=says(RIGHT))
+    app = front(door, schemas=Down(early=early))
+    answer = await ask(app, "POST", CHAT, body=chat_body(response_format=schema_form()))
+    assert (answer.status, answer.headers["x-error-code"], answer.headers["retry-after"]) == (503, "overloaded", "2")
+    assert len(door.runs) == jobs
 
 
 @pytest.mark.parametrize("stream", [False, True])

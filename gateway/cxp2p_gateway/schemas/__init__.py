@@ -18,14 +18,24 @@ class Uncheckable(CxError):
     """Nobody can tell within the limits of time and room whether an answer is of this schema."""
 
 
+class CheckerDown(CxError):
+    """Nothing can be checked right now: there is no room for a checker, or it does not start. See the log."""
+
+
 class Schemas(Protocol):
     """Looks at schemas, and at answers that should follow them. All of them are JSON text."""
 
     async def refusal(self, schema: str) -> str:
-        """Why no answer can be checked against this schema, in words for its author; "" if it is fine."""
+        """Why no answer can be checked against this schema, in words for its author; "" if it is fine.
+
+        Raises CheckerDown.
+        """
 
     async def breach(self, schema: str, answer: str) -> str:
-        """What is wrong with an answer, without quoting it; "" if it is what the schema says. Raises Uncheckable."""
+        """What is wrong with an answer, without quoting it; "" if it is what the schema says.
+
+        Raises Uncheckable, CheckerDown.
+        """
 
 
 class Here:

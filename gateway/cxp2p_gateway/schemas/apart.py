@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from cxp2p_gateway.schemas import Uncheckable
+from cxp2p_gateway.schemas import CheckerDown, Uncheckable
 from cxp2p_gateway.schemas.worker import READY
 
 log = logging.getLogger("cxp2p.schemas")
@@ -47,7 +47,7 @@ class Apart:
         return await self._ask(schema, answer)
 
     async def _ask(self, schema: str, answer: str | None) -> str:
-        """One check; raises Uncheckable. It is never left half done: that would cost a worker."""
+        """One check; raises Uncheckable, CheckerDown. It is never left half done: that would cost a worker."""
         line = json.dumps([schema, answer]).encode() + b"\n"
         async with self._turns:
             with trio.CancelScope(shield=True):
@@ -122,15 +122,20 @@ def _out_of_reach() -> Uncheckable:
 
 
 async def _start() -> _Worker:
-    """A worker that is ready. Raises Uncheckable."""
+    """A worker that is ready. Raises CheckerDown."""
     command = [sys.executable, "-m", "cxp2p_gateway.schemas.worker"]
-    process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    except OSError as error:
+        log.error("the checker of schemas cannot be started: %s", error.strerror)
+        raise CheckerDown("it cannot be started") from None
     worker = _Worker(process)
     with suppress(Broken), trio.move_on_after(START_S_MAX):
         if await worker.hear() == READY:
             return worker
     await worker.end()
-    raise Uncheckable("the checker of schemas cannot be started: see the gateway's log")
+    log.error("the checker of schemas was not ready in %g s", START_S_MAX)
+    raise CheckerDown("it is not ready")
 
 
 @asynccontextmanager
