@@ -12,7 +12,7 @@ LANGUAGE_CHARACTERS_MAX: Final = 24
 ANCESTORS_MAX: Final = 4  # above <pre>, where highlighters write the language
 
 _SAID: Final = re.compile(
-    r"(?:language|lang|highlight-source|highlight-text|highlight|brush:|sourcecode|code-block|hljs|src)[-:\s]\s*"
+    r"(?:language|lang|highlight-source|highlight-text|highlight|brush:|sourcecode|code-block|src)[-:\s]\s*"
     r"([a-z][\w+#.]*)",
     re.IGNORECASE,
 )
@@ -56,8 +56,9 @@ def _said(node: Node) -> str:
 
 
 def _bare(kind: str) -> str:
-    """A class that is only the language: <code class="python">."""
-    return _plausible(kind) if kind.isalpha() and len(kind) <= 12 else ""
+    """A class that is only the language: <code class="python">, <code class="hljs python">."""
+    words = [word for word in kind.lower().split() if word not in _NO_LANGUAGE]
+    return _plausible(words[0]) if len(words) == 1 and words[0].isalpha() and len(words[0]) <= 12 else ""
 
 
 def _plausible(word: str) -> str:
@@ -90,6 +91,14 @@ def code_text(pre: Node) -> str:
     first = next((index for index, line in enumerate(kept) if line), len(kept))
     last = next((index for index in range(len(kept), first, -1) if kept[index - 1]), first)
     return "\n".join(kept[first:last])
+
+
+def is_fragment(node: Node) -> bool:
+    """Whether it is code without <pre>, each line of it an element."""
+    if "fragment" not in node.raw or "fragment" not in node.get("class").split():
+        return False
+    lines = [child for child in node.elements() if child.tag == "div" and "line" in child.get("class").split()]
+    return bool(lines)
 
 
 def _unbroken_lines(pre: Node) -> frozenset[Node]:

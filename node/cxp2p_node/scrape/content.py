@@ -13,6 +13,7 @@ from typing import Final
 from cxp2p_node.scrape.hints import Hint, hint
 from cxp2p_node.scrape.measure import PROSE_CHARACTERS, blocks_in, measure, much_linked, take_out
 from cxp2p_node.scrape.surroundings import take_out_surroundings, take_out_unshown
+from cxp2p_node.scrape.tables import holds_data
 from cxp2p_node.scrape.tags import HEADINGS, names
 from cxp2p_node.scrape.tree import Node
 
@@ -37,7 +38,15 @@ _DATA: Final = names("pre table dl h1")
 _AWAY: Final = re.compile(
     r"(?:related|more (?:from|on|in|stories|news|like)|recommended|popular|most (?:read|popular|viewed)|trending|latest"
     r"|top stories|you (?:may|might)|read (?:next|more|also)|share|follow|categories|tags|topics|on this page"
-    r"|in this article|table of contents|contents|next up|sponsored|also on|elsewhere)\b",
+    r"|in this article|table of contents|contents|next up|sponsored|also on|elsewhere"
+    r"|mehr zum thema|lesen sie auch|das k\u00f6nnte sie|\u00e0 lire aussi|sur le m\u00eame sujet|voir aussi"
+    r"|te puede|lee tambi\u00e9n|relacionad[ao]s|leia tamb\u00e9m|veja tamb\u00e9m|leggi anche|lees ook"
+    r"|czytaj tak\u017ce|zobacz te\u017c|ilgili haberler"
+    r"|\u0447\u0438\u0442\u0430\u0439\u0442\u0435 \u0442\u0430\u043a\u0436\u0435"  # Russian: read also, similar
+    r"|\u043f\u043e\u0445\u043e\u0436\u0438\u0435)\b"
+    r"|\u76f8\u5173|\u76f8\u95dc|\u63a8\u8350|\u5ef6\u4f38"  # Chinese: related, recommended, further
+    r"|\u95a2\u9023\u8a18\u4e8b|\u304a\u3059\u3059\u3081|\uad00\ub828"  # Japanese, Korean
+    r"|\u0627\u0642\u0631\u0623 \u0623\u064a\u0636\u0627|\u0645\u0642\u0627\u0644\u0627\u062a \u0630\u0627\u062a",
     re.IGNORECASE,
 )
 
@@ -97,13 +106,18 @@ def _innermost(root: Node) -> Node:
     """The innermost element that holds nearly all that `root` does."""
     while root.worth > 0:
         inner = max((child for child in root.elements() if not child.gone), key=lambda child: child.worth, default=None)
-        if inner is None or inner.tag in _TEXT:
+        if inner is None or Hint.BODY in hint(root) or (inner.tag in _TEXT and not _places(inner)):
             break
         named = inner.tag == "article" or Hint.CONTENT in hint(inner)
         if inner.worth < (MOST if named else NEARLY_ALL) * root.worth and not _alone(root, inner):
             break
         root = inner
     return root
+
+
+def _places(node: Node) -> bool:
+    """Whether it is a table that only places things on the page, or a part of one."""
+    return not holds_data(node) if node.tag == "table" else node.tag in ("tbody", "tr", "td")
 
 
 def _alone(root: Node, inner: Node) -> bool:
@@ -141,11 +155,12 @@ def _trim(root: Node) -> None:
         linked = node.chars > 0 and much_linked(node, LINKED_MOSTLY)
         if first <= index <= last:
             if linked and node.tag in _LISTS and _leads_away(order, index):
+                take_out(order[index - 1])
                 take_out(node)
             continue
         if linked or not blocks_in(node):
             crowd += linked and index > last
-            if linked and node.tag not in HEADINGS or node.tag not in _PROSE or crowd >= CROWD:
+            if (linked and node.tag not in HEADINGS) or node.tag not in _PROSE or crowd >= CROWD:
                 take_out(node)
     _take_out_last_headings(order)
 
@@ -166,7 +181,7 @@ def _main_run(order: list[Node]) -> tuple[int, int] | None:
     links = 0
     whole: set[Node] = set()  # tables and the like, and all that is in them
     for index, node in enumerate(order):
-        if node.tag in _WHOLE or node.parent in whole:
+        if (node.tag in _WHOLE and not (node.tag == "table" and _places(node))) or node.parent in whole:
             whole.add(node)
         if node in whole or _substance(node):
             worth = 0.0 if blocks_in(node) else node.worth

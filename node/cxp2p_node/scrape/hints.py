@@ -24,7 +24,8 @@ class Hint(Flag):
     SMALL = auto()  # if there is little in it
     COMMENTS = auto()
     HIDDEN = auto()
-    CONTENT = auto()  # the main content, or the container of it
+    CONTENT = auto()  # the main content, perhaps with something round it
+    BODY = auto()  # the main content and nothing else
     LEAD = auto()  # what stands between the title and the text
     NOTE = auto()  # a remark that belongs to the content
 
@@ -44,6 +45,9 @@ _JUNK: Final = names(
     " vector-page-toolbar wp-block-latest-posts wy-nav-side yarpp zergnet mw-jump-link mw-indicators mw-hidden-catlinks"
     " authorbox author-box author-bio about-author about-the-author author-info more-from more-stories morestories"
     " auth-modal login-form login-modal modal signup-form subscribe-form subscription-form newsletter-signup offcanvas"
+    " also-read axeptio bottom-of-article cmp didomi footer iubenda klaro linenodiv lineno linenos lnt more-news"
+    " online-list osano other-news post-buttons post-signature postprofile read-also rouge-gutter signature similar"
+    " similar-posts stat-block tarteaucitron truste usercentrics user-info"
     " also-like you-may-also-like next-up up-next read-next readnext whats-next infinite-scroll scroll-to-top go-top"
 )
 _LINKS: Final = names(
@@ -69,15 +73,17 @@ _HIDDEN: Final = names(
     "hidden d-none sr-only srcreader screen-reader-text visually-hidden visuallyhidden screenreader u-hidden is-hidden"
     " sr-text assistive-text offscreen"
 )
+_BODY: Final = names(
+    "article-body article-content articlebody articlecontent article-text articletext body-content bodytext bodycopy"
+    " c-article-body caas-body content-article doc-content entry-body entry-content entrytext field-name-body"
+    " instapaper-body markdown-body md-typeset mw-parser-output news-content post-body post-content post-text postbody"
+    " postcontent posttext s-prose single-content story-body story-content story-text storybody storycontent storytext"
+    " td-post-content theme-doc-markdown topic-content devsite-article-body e-content"
+)
 _CONTENT: Final = names(
-    "article-body article-content articlebody articlecontent article-text articletext article-main article-page"
-    " blog-content blog-post body-content bodytext c-article-body caas-body content-article content-body content-main"
-    " contentbody documentation entry-body entry-content entrytext field-name-body h-entry instapaper-body"
-    " main-content maincontent markdown markdown-body markdown-section md-content mw-parser-output news-content"
-    " node-content page-body page-content pagecontent post-body post-content post-text postbody postcontent post-entry"
-    " posttext prose rich-text richtext rst-content single-content single-post story-body story-content story-text"
-    " storybody storycontent storytext td-post-content text-content theme-doc-markdown topic-body topic-content"
-    " wysiwyg devsite-article-body s-prose e-content"
+    "article-main article-page blog-content blog-post content-body content-main contentbody documentation h-entry"
+    " main-content maincontent markdown markdown-section md-content node-content page-body page-content pagecontent"
+    " post-entry prose rich-text richtext rst-content single-post text-content topic-body wysiwyg"
 )
 _LEAD: Final = names(
     "abstract chapo deck dek excerpt ingress intro introduction lead lede price standfirst subheading subhead subline"
@@ -97,6 +103,7 @@ _NAMES: Final = (
     (_COMMENTS, Hint.COMMENTS),
     (_HIDDEN, Hint.HIDDEN),
     (_CONTENT, Hint.CONTENT),
+    (_BODY, Hint.BODY | Hint.CONTENT),
     (_LEAD, Hint.LEAD),
     (_NOTE, Hint.NOTE),
 )
@@ -119,7 +126,7 @@ def hint(node: Node) -> Hint:
     if "role=" in raw:
         found |= _ROLES.get(node.get("role"), Hint.NONE)
     if "itemprop=" in raw and "articlebody" in node.get("itemprop").lower():
-        found |= Hint.CONTENT
+        found |= Hint.BODY | Hint.CONTENT
     return found
 
 
@@ -144,7 +151,7 @@ def _of_name(name: str) -> Hint:
     }
     if "with" in words or "has" in words or "no" in words or "is" in words:  # a layout: page-with-sidebar, has-toc
         return Hint.NONE
-    found = Hint.NONE
+    found = Hint.JUNK if any(word.startswith("cookie") for word in words) else Hint.NONE
     for known, said in _NAMES:
         if not known.isdisjoint(runs):
             found |= said

@@ -18,6 +18,7 @@ from cxp2p_node.scrape.tree import Node
 WORDS_CHARACTERS_MAX: Final = 2_048  # what a record of the answer holds
 TITLE_CHARACTERS_MAX: Final = 500
 AUTHORS_MAX: Final = 10
+SUBHEADINGS_MAX: Final = 3  # one of which may be the title where there is no <h1>
 MARKED_AUTHORS_MAX: Final = 4  # in the markup: more than so many wrote comments, not the page
 
 _DIVIDER: Final = re.compile(r"\s+(?:[|·•»:~]|::|-|\u2013|\u2014)\s+|\s*\|\s*")
@@ -53,7 +54,7 @@ _MODIFIED: Final = in_order(
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Each is "" if the page is silent. Dates are ISO 8601, addresses absolute. `article`: it is one by its own account."""
+    """Each is "" if the page is silent. Dates are ISO 8601, addresses absolute. `article`: it says that it is one."""
 
     title: str = ""
     description: str = ""
@@ -94,6 +95,7 @@ class _Head:
         self.metas: dict[str, list[str]] = {}
         self.titles: list[Node] = []
         self.headings: list[Node] = []
+        self.subheadings: list[Node] = []
         self.times: list[Node] = []
         self.marked: list[Node] = []  # with itemprop, or rel=author
         self.bylines: list[Node] = []
@@ -107,6 +109,8 @@ class _Head:
                     self.titles.append(node)
                 case "h1":
                     self.headings.append(node)
+                case "h2" if len(self.subheadings) < SUBHEADINGS_MAX:
+                    self.subheadings.append(node)
                 case "link" if "canonical" in node.raw and "canonical" in node.get("rel").lower().split():
                     self.canonical = self.canonical or node.get("href")
                 case "time":
@@ -151,12 +155,12 @@ def _site(found: Sequence[linked.Thing]) -> str:
 
 
 def _title(head: _Head, about: Sequence[linked.Thing], site: str, url: str) -> str:
-    headings = [words for node in head.headings[:8] if (words := node.words())]
+    headings = [words for node in (head.headings or head.subheadings)[:8] if (words := node.words())]
     whole = next((words for node in head.titles if (words := node.words())), "")
     for said in (head.first(_TITLES), _said(about, "headline"), whole):
         if said:
             return _without_site(unescape(said) if _ENTITY.search(said) else said, headings, site, url)
-    return headings[0] if headings else _said(about, "name")
+    return headings[0] if headings and head.headings else _said(about, "name")
 
 
 def _without_site(title: str, headings: Sequence[str], site: str, url: str) -> str:

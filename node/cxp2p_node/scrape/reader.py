@@ -25,7 +25,7 @@ from cxp2p_node.scrape.blocks import (
     Quote,
     Rule,
 )
-from cxp2p_node.scrape.code import code_text, language
+from cxp2p_node.scrape.code import code_text, is_fragment, language
 from cxp2p_node.scrape.formulas import formula, formula_of_image
 from cxp2p_node.scrape.pictures import picture
 from cxp2p_node.scrape.tables import holds_data, read_table
@@ -99,6 +99,10 @@ class _Reader:
             return False
         if tag in _SILENT and not (tag == "button" and self._heading):  # questions that unfold are buttons
             return False
+        if tag == "label" and "for=" in node.raw:
+            return False
+        if tag == "div" and is_fragment(node):
+            return not self._verbatim(node)
         if tag in LINE:
             if not self._heading:
                 self._end_line()

@@ -68,6 +68,8 @@ def _surrounds(node: Node, comments: bool) -> bool:
         return True
     said = hint(node)
     tag = node.tag
+    if tag == "a" and node.get("href").startswith("#") and node.words() in _ANCHORS:
+        return True
     if said is Hint.NONE:
         return _by_tag(node, tag)
     if Hint.HIDDEN in said:
@@ -79,7 +81,7 @@ def _surrounds(node: Node, comments: bool) -> bool:
     if tag in _PROSE and node.chars >= PROSE_CHARACTERS and not much_linked(node, LINKED):
         return False
     if Hint.JUNK in said:
-        return True
+        return node.parent is None or node.parent.tag != "blockquote"
     if Hint.NOTE in said:
         return False
     if node.block is node and _small_or_linked(node, said):
@@ -102,7 +104,7 @@ def _by_tag(node: Node, tag: str) -> bool:
         return any(inner.tag == "input" and inner.get("type").lower() in _ASKED for inner in node.walk())
     if tag == "header":
         return not _within(node, ("article", "main", "section")) and not _titled(node)
-    return tag == "a" and node.get("href").startswith("#") and node.words() in _ANCHORS
+    return False
 
 
 def _titled(node: Node) -> bool:
