@@ -21,6 +21,7 @@ from cxp2p_node.config import NodeSettings
 from cxp2p_node.models import ModelError, Store, http, store
 from demo.network import MODEL
 from package_index import Index, serve, wheel
+from pages import page
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
 
@@ -315,6 +316,16 @@ def test_the_catalogue_and_the_library_know_the_same_models() -> None:
 def is_text(entry: CatalogEntry) -> bool:
     """Whether its source can be written in settings; what is joined or converted cannot."""
     return isinstance(entry.source, PackagedFile | HubFile)
+
+
+def test_the_catalogue_is_listed() -> None:
+    """docs/models.md has each model with its service, licence and what it is, and no other."""
+    listed = page("docs/models.md").table("name", "does", "size", "licence", "what it is")
+    accept = {True: " (to accept)", False: ""}
+    assert [(name, does, licence, about) for name, does, _, licence, about in listed] == [
+        (entry.name, str(entry.service), entry.licence.name + accept[entry.licence.accept], entry.about)
+        for entry in CATALOG
+    ]
 
 
 def test_size_classes_go_by_parameters() -> None:
