@@ -255,6 +255,7 @@ class Shelf:
         model.resident.enter(State.LOADED, now)
         engine.on_change(lambda: model.changed())
         log.info("%s is loaded after %.1f s", model.resident.name, now - begun)
+        self._let_in(model)  # whoever waited gets it, whatever else is wanted by now
         self.step()
         self._tell()
 
