@@ -68,7 +68,13 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
 # Pure modules: what they decide depends on their arguments alone.
 PURE: Final = frozenset(
     {f"cxp2p.{name}" for name in VOCABULARY | RULES | {"wire", "session"}}
-    | {"cxp2p_node.admission", "cxp2p_node.intake", "cxp2p_node.engines.slots", "cxp2p_node.engines.text"}
+    | {
+        "cxp2p_node.admission",
+        "cxp2p_node.intake",
+        "cxp2p_node.engines.residency",
+        "cxp2p_node.engines.slots",
+        "cxp2p_node.engines.text",
+    }
     | {"cxp2p_node.engines.pace", "cxp2p_node.engines.serving", "cxp2p_node.engines.packs"}
     | {"cxp2p_node.engines.wordpiece"}
     | {
