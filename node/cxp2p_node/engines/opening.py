@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
@@ -70,7 +70,7 @@ async def _llama(model: ModelSettings, store: Store) -> Loadable:
         described=described(settings, _runtime(facts), settings.context_units),
         bytes_needed=_bytes_needed(facts, parts, model.gpu_layers),
         file_bytes=facts.file_bytes,
-        open=lambda: open_llama(settings),
+        open=_while_it_is(path, digest, lambda: open_llama(settings)),
         keep=model.keep,
         idle_s=model.idle_s,
     )
@@ -95,10 +95,32 @@ def _embed(model: ModelSettings, name: str, path: Path, digest: bytes, facts: Mo
         described=embed.described(settings, _runtime(facts), settings.context_units),
         bytes_needed=_bytes_needed(facts, parts, model.gpu_layers),
         file_bytes=facts.file_bytes,
-        open=lambda: open_embed(settings),
+        open=_while_it_is(path, digest, lambda: open_embed(settings)),
         keep=model.keep,
         idle_s=model.idle_s,
     )
+
+
+def _while_it_is(
+    path: Path, digest: bytes, opening: Callable[[], AbstractAsyncContextManager[Engine]]
+) -> Callable[[], AbstractAsyncContextManager[Engine]]:
+    """`opening`, for as long as the file is what the offer says. It is read again only if it seems to have changed."""
+    offered = _stamp(path)
+
+    @asynccontextmanager
+    async def open_same() -> AsyncIterator[Engine]:
+        if _stamp(path) != offered and await in_thread(_sha256, path) != digest:
+            raise SettingsError(f"{path} is another file than at the start: start the node again to offer that one")
+        async with opening() as engine:
+            yield engine
+
+    return open_same
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes with a file's content."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _facts_of(name: str, path: Path) -> ModelFacts:
