@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from cxp2p.records import FailureCode, Finish, Piece
-from cxp2p_node.engines.embed_model import Encoder, Vector
+from cxp2p_node.engines.embed_encoder import Encoder, Vector
 from cxp2p_node.engines.frames import Alive, Counted, Credit, Done, Failed, Made, Message, Start, Stop, pack
 from cxp2p_node.engines.packs import Packs, Pick
 
-THREAD_UNITS = 16  # a lone pack gets a thread for so many tokens; more would only wait for each other
+THREAD_UNITS = 4  # a lone pack gets a thread for so many tokens; more would only wait for each other
 PIECE_BYTES = 8 * 1024  # vectors leave in pieces of about this size,
 PIECE_S = 0.25  # or after this time
 PIECE_BYTES_MAX = 32 * 1024  # half a frame of the network
@@ -154,7 +154,7 @@ class Work:
 
     def _begin(self, runner: Runner) -> tuple[list[Sequence[int]], int, Callable[[], bool] | None]:
         """Waits for a pack; its inputs, how many threads it gets, and how to know that it is not wanted any more."""
-        while any(other.wide for other in self._runners) or not (picks := self._take(runner)):
+        while not (picks := self._take(runner)):
             self._change.wait()
         units = sum(pick.units for pick in picks)
         threads = runner.threads
@@ -165,10 +165,16 @@ class Work:
         def unwanted() -> bool:
             return not any(pick.job in self._jobs for pick in picks)
 
+        if not self._packs.empty:
+            self._change.notify_all()  # the next runner's turn
         inputs = [self._jobs[pick.job].inputs[pick.place] for pick in picks]
         return inputs, threads, unwanted if units > self._packs.goal else None
 
     def _take(self, runner: Runner) -> Sequence[Pick]:
+        """A pack for a runner; none while another one has all threads, or while one before it has nothing to do."""
+        before = self._runners[: self._runners.index(runner)]
+        if any(other.wide for other in self._runners) or not all(other.picks for other in before):
+            return ()
         return self._packs.take(runner.encoder.units_max)
 
     def _end(self, runner: Runner, vectors: Sequence[Vector] | None) -> None:

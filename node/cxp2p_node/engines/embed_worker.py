@@ -22,6 +22,7 @@ import llama_cpp
 from cxp2p.errors import JobFailed, RemoteProtocolError, one_line
 from cxp2p.records import EmbedJob, FailureCode, Finish
 from cxp2p.wire import decode
+from cxp2p_node.engines.embed_encoder import TILE_UNITS
 from cxp2p_node.engines.embed_inputs import Inputs
 from cxp2p_node.engines.embed_model import EmbedModel
 from cxp2p_node.engines.embed_work import Runner, Work
@@ -108,7 +109,8 @@ def runners_of(model: EmbedModel, packs: Sequence[int], threads: int) -> list[Ru
     runners = [Runner(model.encoder(units_max, share), share) for units_max in packs]
     tokens = [*model.marks[0], *model.tokenize("Hello"), *model.marks[1]]
     for runner in runners:
-        runner.encoder.embed([tokens or [0]], runner.threads, None)
+        for units in (1, min(TILE_UNITS, model.context_units)):
+            runner.encoder.embed([(tokens * units or [0] * units)[:units]], runner.threads, None)
     return runners
 
 
