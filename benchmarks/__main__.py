@@ -16,11 +16,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import engine, path, wire
+from benchmarks import embed, engine, path, wire
 from benchmarks.figures import Figure
 
 BENCHMARKS: Final[Mapping[str, Callable[[float], list[Figure]]]] = MappingProxyType(
-    {"engine": engine.measure, "path": path.measure, "wire": wire.measure}
+    {"embed": embed.measure, "engine": engine.measure, "path": path.measure, "wire": wire.measure}
 )
 RESULTS = Path(__file__).parent / "results"
 
