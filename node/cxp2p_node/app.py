@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -29,7 +29,7 @@ from cxp2p_node.bench import Bench, bench
 from cxp2p_node.config import NodeSettings
 from cxp2p_node.engines import Engine
 from cxp2p_node.engines.opening import in_thread, loadable, open_engine
-from cxp2p_node.engines.shelf import Loadable, Shelf, open_shelf
+from cxp2p_node.engines.shelf import Loadable, open_shelf
 from cxp2p_node.machine import memory_available, memory_for_models, room_for_models
 from cxp2p_node.models import ModelError, Progress, Store
 from cxp2p_node.models.header import HeaderError
@@ -157,11 +157,13 @@ async def _open_engines(
 
     Raises SettingsError if no model can be served.
     """
+    told = settings.memory.models_mib_max
+    bytes_max = memory_for_models(memory_available()) if told is None else told << 20
     loadables: dict[str, Loadable] = {}
     unusable: dict[str, str] = {}
     for model in settings.models:
         try:
-            found = await loadable(model, store)
+            found = await loadable(model, store, bytes_max)
         except HeaderError as error:
             log.error("%s; it is not offered until the file is replaced and the node started again", error)
             unusable[model.name] = str(error)
@@ -173,16 +175,14 @@ async def _open_engines(
         for model in settings.models
         if model.name not in loadables and model.name not in unusable
     }
-    shelf = await stack.enter_async_context(_open_shelf(settings, tuple(loadables.values())))
+    room = _room_now if told is None else None  # who says a number means it
+    shelf = await stack.enter_async_context(open_shelf(tuple(loadables.values()), bytes_max, room))
     engines: dict[str, Engine] = opened | dict(zip(loadables, shelf.models, strict=True))
     if not opened and not any(engine.ready for engine in engines.values()):  # a server may come later
         raise SettingsError("; ".join([*unusable.values(), *(model.fault for model in shelf.models)]))
     return tuple(engines[model.name] for model in settings.models if model.name in engines), unusable
 
 
-def _open_shelf(settings: NodeSettings, loadables: Sequence[Loadable]) -> AbstractAsyncContextManager[Shelf]:
-    """What the settings allow, or what the machine has."""
-    if settings.memory.models_mib_max is not None:
-        return open_shelf(loadables, settings.memory.models_mib_max << 20)
-    bytes_max = memory_for_models(memory_available())
-    return open_shelf(loadables, bytes_max, lambda held: room_for_models(held, memory_available()))
+def _room_now(held: int) -> int:
+    """What all models may take, when they hold `held` bytes and other programs what they have by now."""
+    return room_for_models(held, memory_available())

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cxp2p.errors import SettingsError
 from cxp2p.peer import PeerSettings
-from cxp2p_node.engines.serving import CacheType, FlashAttention, Split
 from cxp2p_node.catalog.sources import check_name, parse_source
+from cxp2p_node.engines.serving import CacheType, FlashAttention, Split
 
 # µcredits per million tokens: a small model on a home machine, well under what hosted models of its size cost.
 PRICE_IN = 20_000
@@ -89,6 +89,12 @@ class ModelSettings(BaseModel):
             parse_source(self.source)
         except SettingsError as error:
             raise ValueError(str(error)) from error
+        return self
+
+    @model_validator(mode="after")
+    def _stays_or_goes(self) -> ModelSettings:
+        if self.keep and self.idle_s is not None:
+            raise ValueError("keep and idle_s: a model that is kept is never idle too long, so set one of them")
         return self
 
     @model_validator(mode="after")

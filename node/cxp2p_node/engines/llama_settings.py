@@ -15,9 +15,10 @@ from cxp2p_node.models.memory import MemoryParts, memory_parts
 from cxp2p_node.processors import cores_usable
 
 
-def machine_facts() -> MachineFacts:
-    """What this machine has."""
-    return MachineFacts(cores=cores_usable(), memory_bytes=memory_available())
+def machine_facts(memory_bytes: int | None = None) -> MachineFacts:
+    """What this machine has, of which models may take `memory_bytes`, if that is given."""
+    memory = memory_available() if memory_bytes is None else memory_bytes
+    return MachineFacts(cores=cores_usable(), memory_bytes=memory)
 
 
 def llama_settings(

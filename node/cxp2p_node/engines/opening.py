@@ -49,20 +49,21 @@ async def open_engine(model: ModelSettings, store: Store) -> AsyncIterator[Engin
         yield engine
 
 
-async def loadable(model: ModelSettings, store: Store) -> Loadable | None:
+async def loadable(model: ModelSettings, store: Store, memory_bytes: int | None = None) -> Loadable | None:
     """What a shelf needs of `model`; None for an engine that holds no model: that one is opened at once.
 
-    Raises SettingsError; HeaderError for a file that cannot be loaded.
+    `memory_bytes`: what all models may take; what the machine has, if not given. Raises SettingsError; HeaderError for
+    a file that cannot be loaded.
     """
-    return await _llama(model, store) if model.engine == "llama" else None
+    return await _llama(model, store, memory_bytes) if model.engine == "llama" else None
 
 
-async def _llama(model: ModelSettings, store: Store) -> Loadable:
+async def _llama(model: ModelSettings, store: Store, memory_bytes: int | None = None) -> Loadable:
     name, path, digest = await _model_file(model, store)
     facts = await in_thread(_facts_of, name, path)
     if facts.service is Service.EMBED:
         return _embed(model, name, path, digest, facts)
-    machine = await in_thread(machine_facts)
+    machine = await in_thread(machine_facts, memory_bytes)
     settings = llama_settings(model, facts, machine, name=name, path=path, digest=digest)
     assert settings.context_units is not None
     parts = llama_memory(facts, settings)
