@@ -62,6 +62,8 @@ class Reading:
             start = self._inbox.get(block=not self._turns, timeout=BEAT_S)
         except queue.Empty:
             return
+        if not self._work.wanted(start.job):
+            return
         try:
             job = decode(EmbedJob, start.request)
         except RemoteProtocolError as error:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 WORD_LETTERS_MAX = 100  # longer words are unknown; the makers' own limit
 WORDS_KEPT_MAX = 20_000  # more than most languages use often; a few megabytes
 LETTERS_KEPT_MAX = 20_000
+LETTERS_AT_ONCE = 1 << 15
 
 # Letters that are words of their own. The fifth block begins late, as it does at the model's makers.
 IDEOGRAPHS = (
@@ -50,7 +51,10 @@ class WordPiece:
 
     def tokens(self, text: str) -> list[int]:
         """The tokens of a text, without marks of its beginning and end."""
-        return [token for word in text.translate(self._letters).split() for token in self._word(word)]
+        # In parts, as nothing else in this process runs meanwhile.
+        parts = (text[at : at + LETTERS_AT_ONCE] for at in range(0, len(text), LETTERS_AT_ONCE))
+        words = "".join(part.translate(self._letters) for part in parts).split()
+        return [token for word in words for token in self._word(word)]
 
     def _word(self, word: str) -> tuple[int, ...]:
         known = self._words.get(word)
