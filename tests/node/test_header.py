@@ -204,6 +204,11 @@ def test_odd_values_beside_the_needed_ones_do_no_harm(tmp_path: Path) -> None:
     assert (found.name, found.chat_template, found.vocabulary) == ("", None, 7)
 
 
+def test_a_licence_is_shown_if_it_fits_a_line(tmp_path: Path) -> None:
+    for name, shown in (("apache-2.0", "apache-2.0"), ("a\nb", ""), ("x" * 65, "")):
+        assert facts(tmp_path, {**fields(), "general.license": text(name)}).licence == shown
+
+
 def test_a_file_that_lost_its_end_is_told(tiny: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(tiny.read_bytes()[:-1])

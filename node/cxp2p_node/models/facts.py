@@ -11,6 +11,7 @@ from cxp2p.records import Service
 from cxp2p_node.models.header import Entries, Header, HeaderError, Value, read_header
 
 LAYERS_MAX = 4096
+LICENCE_MAX = 64  # letters of its name
 WIDTH_MAX = 1 << 24  # more than any width, context or vocabulary of today by far
 
 POOLINGS: Final[Mapping[int, str]] = {1: "mean", 2: "cls", 3: "last"}
@@ -55,6 +56,7 @@ class ModelFacts:
     sliding: bool
     pooling: str | None
     chat_template: str | None
+    licence: str = ""
 
 
 def facts_of(path: Path) -> ModelFacts:
@@ -92,7 +94,13 @@ def facts_from(header: Header) -> ModelFacts:
         sliding=of.one("attention.sliding_window", 0) > 0,
         pooling=pooling,
         chat_template=template if isinstance(template, str) else None,
+        licence=_licence(fields.get("general.license")),
     )
+
+
+def _licence(value: Value | None) -> str:
+    """The licence that a file names; nothing if it is none that can be shown in a line."""
+    return value if isinstance(value, str) and value.isprintable() and len(value) <= LICENCE_MAX else ""
 
 
 class _Numbers:

@@ -235,7 +235,7 @@ class Store:
             source=str(entry.source),
             sha256=brought.sha256.hex(),
             size_bytes=brought.size_bytes,
-            licence=entry.licence.name,
+            licence=facts.licence if entry.licence is UNKNOWN and facts and facts.licence else entry.licence.name,
             licence_accepted=entry.licence.accept,
             context_units=entry.context_units or (facts.context_units if facts else 0),
             parameters=entry.parameters or (facts.parameters if facts else 0),
