@@ -52,7 +52,7 @@ LOAD_S_MAX = 1800.0  # tens of gigabytes from a slow disk
 OOM_SCORE = 800  # of -1000 to 1000: a worker goes before all else when memory runs out; its jobs move on
 # Threads that compute together spin while they wait for each other. Where other programs want the cores too, two that
 # spin as long as they would by default take 20 times as long as they need; so short they lose nothing where none do.
-ENVIRONMENT = MappingProxyType({"GOMP_SPINCOUNT": "1000"})
+ENVIRONMENT = MappingProxyType({"GOMP_SPINCOUNT": "300"})
 SILENT_S_MAX = 180.0  # a worker beats every few seconds, between decodes: longer than any decode that is of use
 
 
