@@ -21,7 +21,7 @@ from typing import TypeAlias
 import click
 import trio
 
-from benchmarks.figures import Figure, Rate
+from benchmarks.figures import Figure, Goal, Rate
 from cxp2p.paths import default_data_path
 from cxp2p.records import ChatJob, Message, Piece, Prices, Role, Sampling
 from cxp2p_node.catalog import look_up
@@ -35,6 +35,8 @@ CONCURRENCY = (1, 4, 8, 16)
 ROUNDS = 3
 THREADS = os.cpu_count() or 1
 LENGTHS = (1, 20, 60)  # times a sentence: prompts are short and long
+SHARING_SLOTS = 4
+GOALS = {1: Goal(ratio=1.15), 8: Goal(ratio=1.2), 16: Goal(ratio=1.2)}
 PEER = "xllamacpp server engine"
 PEER_PROGRAM = Path(__file__).with_name("peer_llama.py")
 
@@ -82,28 +84,38 @@ async def _measure(path: Path, slots: int) -> list[Figure]:
                 ours=Rate.of([turn.rate for turn in turns["ours"]]),
                 peer=Rate.of([turn.rate for turn in turns["peer"]]),
                 peer_is=PEER,
-            )
+                goal=GOALS.get(slots),
+            ),
+            Figure(
+                name=f"{slots} at once, median ms to the first token",
+                ours=Rate.of([turn.first_ms for turn in turns["ours"]]),
+                peer=Rate.of([turn.first_ms for turn in turns["peer"]]),
+                peer_is=PEER,
+            ),
         ]
-        if slots == 4:
-            figures.append(await _shared_prompt(ours, peer))
+        if slots == SHARING_SLOTS:
+            figures += [await _shared_prompt("ours", ours), await _shared_prompt("the peer", peer)]
         return figures
 
 
-async def _shared_prompt(ours: Burst, peer: Burst) -> Figure:
-    """One job after another with the same 600 tokens in front: first tokens a second."""
-    system = {"role": "system", "content": "You are careful. " * 150}
-    firsts: dict[str, list[float]] = {"ours": [], "peer": []}
+async def _shared_prompt(whose: str, burst: Burst) -> Figure:
+    """The wait for the first token with 600 tokens in front that were just computed, beside 600 that are new."""
+    known, new = [], []
     for number in range(2 * ROUNDS):
-        for name, burst in (("ours", ours), ("peer", peer)):
-            turn = await burst([[system, {"role": "user", "content": f"Say the number {number}."}]])
-            if number:
-                firsts[name].append(1000 / turn.first_ms)
+        question = {"role": "user", "content": f"Say the number {number}."}
+        new.append((await burst([[_system(f"{whose} {number}"), question]])).first_ms)
+        known.append((await burst([[_system(f"{whose} {number}"), {**question, "content": "Say a word."}]])).first_ms)
     return Figure(
-        name="shared 600 tokens, first tokens/s",
-        ours=Rate.of(firsts["ours"]),
-        peer=Rate.of(firsts["peer"]),
-        peer_is=PEER,
+        name=f"shared 600 tokens, ms to the first token, {whose}",
+        ours=Rate.of(known),
+        peer=Rate.of(new),
+        peer_is="the same, not shared",
+        goal=Goal(ratio_max=0.06) if whose == "ours" else None,
     )
+
+
+def _system(of: str) -> dict[str, str]:
+    return {"role": "system", "content": f"You are {of}. " + "You are careful. " * 150}
 
 
 def talk(seed: int, number: int) -> list[dict[str, str]]:
