@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
 import trio
 
 from cxp2p.paths import default_data_path
-from cxp2p.records import AnswerForm, ChatJob, Finish, Message, Prices, Role, Service
+from cxp2p.records import AnswerForm, ChatJob, EmbedJob, Finish, Message, Role, Service
 from cxp2p_node.catalog import look_up
-from cxp2p_node.engines.llama import Llama, LlamaSettings, open_llama
+from cxp2p_node.config import ModelSettings
+from cxp2p_node.engines import Engine
+from cxp2p_node.engines.opening import loadable
 from cxp2p_node.models import Store
-from cxp2p_node.models.facts import ModelFacts, facts_of
+from cxp2p_node.models.facts import ModelFacts
 from cxp2p_node.models.memory import CACHE_STEP, memory_needed, memory_parts
 
 BATCH = 512
@@ -88,61 +86,50 @@ def assert_fits(estimate: int, taken: int) -> None:
     assert estimate < 1.25 * taken + SPARE_BYTES, f"{taken >> 20} MiB taken, {estimate >> 20} MiB foreseen"
 
 
-async def _ask(engine: Llama, text: str, form: AnswerForm) -> None:
+TEXT = "and then the rain began again. " * 12
+CHATS = (
+    *(ChatJob(model="smollm2:135m", messages=(Message(role=Role.USER, content=f"{n} {TEXT}"),)) for n in range(6)),
+    ChatJob(
+        model="smollm2:135m",
+        messages=(Message(role=Role.USER, content="a person with a name"),),
+        form=AnswerForm.JSON_OBJECT,
+    ),
+)
+VECTORS = (
+    EmbedJob(model="all-minilm-l6-v2", inputs=tuple(f"{number} {TEXT * 6}" for number in range(8))),
+    EmbedJob(model="all-minilm-l6-v2", inputs=tuple(f"text {number}" for number in range(200))),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "jobs"),
+    [
+        (ModelSettings(name="smollm2:135m", slots=1, context_units=512), CHATS),
+        (ModelSettings(name="smollm2:135m", slots=4, context_units=8192), CHATS),
+        (ModelSettings(name="all-minilm-l6-v2"), VECTORS),
+    ],
+    ids=["one chat", "four long chats", "vectors"],
+)
+async def test_a_model_takes_what_was_foreseen(settings: ModelSettings, jobs: tuple[ChatJob | EmbedJob, ...]) -> None:
+    """A real worker, after it has worked: on all slots, on an answer that has a form, on texts of any length."""
+    store = Store(default_data_path("models"))
+    await trio.to_thread.run_sync(store.pull, look_up(settings.name), lambda what, done, total: None)
+    found = await loadable(settings, store)
+    assert found is not None
+    before = {child.pid for child in psutil.Process().children()}
+    async with found.open() as engine, trio.open_nursery() as nursery:
+        async with trio.open_nursery() as working:
+            for job in jobs:
+                working.start_soon(_do, engine, job)
+        (worker,) = (child for child in psutil.Process().children() if child.pid not in before)
+        assert_fits(found.bytes_needed, worker.memory_info().rss)
+        nursery.cancel_scope.cancel()
+
+
+async def _do(engine: Engine, job: ChatJob | EmbedJob) -> None:
     async def emit(piece: object) -> None:
         await trio.lowlevel.checkpoint()
 
-    job = ChatJob(model="smollm2:135m", messages=(Message(role=Role.USER, content=text),), form=form)
     usage = await engine.run(job, 1, 16, emit, lambda counted, cached: None)
     assert usage.finish in (Finish.STOP, Finish.LENGTH)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("slots", "context_units"), [(1, 512), (4, 8192)])
-async def test_a_chat_model_takes_what_was_foreseen(slots: int, context_units: int) -> None:
-    """Also after it has worked: on a long prompt, on all slots at once, and on an answer that has a form."""
-    path = await trio.to_thread.run_sync(_pulled, "smollm2:135m")
-    settings = LlamaSettings(
-        model="smollm2:135m",
-        path=path,
-        model_digest=b"d" * 32,
-        prices=Prices(input=1, output=1),
-        slots=slots,
-        queue_max=32,
-        context_units=context_units,
-    )
-    before = {child.pid for child in psutil.Process().children()}
-    async with open_llama(settings) as engine:
-        async with trio.open_nursery() as nursery:
-            for number in range(2 * slots):
-                nursery.start_soon(_ask, engine, f"{number} and " * 30, AnswerForm.TEXT)
-        await _ask(engine, "a person with a name", AnswerForm.JSON_OBJECT)
-        (worker,) = (child for child in psutil.Process().children() if child.pid not in before)
-        taken = worker.memory_info().rss
-    assert_fits(memory_needed(facts_of(path), slots=slots, context_units=context_units, batch=BATCH), taken)
-
-
-EMBEDDER = """
-import json, sys
-import psutil, llama_cpp
-import cxp2p_node.engines.llama_worker
-model = llama_cpp.Llama(
-    sys.argv[1], embedding=True, n_ctx=512, n_batch=512, n_ubatch=512, n_seq_max=1, verbose=False
-)
-for count in (1, 100):
-    model.embed([f"text {number} " * 60 for number in range(count)])
-print(json.dumps(psutil.Process().memory_info().rss))
-"""
-
-
-@pytest.mark.slow
-def test_an_embedding_model_takes_what_was_foreseen() -> None:
-    path = _pulled("all-minilm-l6-v2")
-    done = subprocess.run([sys.executable, "-c", EMBEDDER, str(path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    facts = facts_of(path)
-    assert_fits(memory_needed(facts, slots=1, context_units=512, batch=512), json.loads(done.stdout))
-
-
-def _pulled(name: str) -> Path:
-    return Store(default_data_path("models")).pull(look_up(name), lambda what, done, total: None)
