@@ -127,6 +127,13 @@ def test_those_who_wait_longest_come_first() -> None:
     assert (names(made.load), made.closed) == (["third"], frozenset({"busy"}))
 
 
+def test_the_second_of_two_counts_what_the_first_takes() -> None:
+    """While the first one is loaded into what is free, room is made for the second."""
+    models = [loaded("idle"), absent("first", waiting=(NOW - 9,)), absent("second", waiting=(NOW - 8,))]
+    made = plan(models, 2, NOW)
+    assert (names(made.load), names(made.unload)) == (["first"], ["idle"])
+
+
 def test_only_so_many_are_loaded_at_once() -> None:
     models = [absent(f"model {number}", waiting=(NOW + number,)) for number in range(LOADS_MAX + 2)]
     made = plan(models, 100, NOW + 10)

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from cxp2p.errors import JobFailed, SettingsError
 from cxp2p.records import FailureCode
+from cxp2p_node.engines import residency
 from cxp2p_node.engines.residency import MIB, STAY_LOADS
 from cxp2p_node.engines.shelf import WAIT_S_MAX, open_shelf
 from shelves import LEAVE_S, Memory, Script, shelf_of, use
@@ -133,6 +134,25 @@ async def test_alternating_jobs_do_not_swap_at_every_one(autojump_clock: MockClo
     assert swaps <= 2 + took / STAY_LOADS
     assert len(waits) == 200
     assert max(waits) < 3 * (STAY_LOADS + 1)
+
+
+async def test_who_waited_for_a_loading_gets_the_model_whoever_waits_for_its_room(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if models need not stay: they change at every job, but no loading is for nothing."""
+    monkeypatch.setattr(residency, "STAY_LOADS", 0.0)
+    monkeypatch.setattr(residency, "STAY_S_MIN", 0.0)
+    memory = Memory(1)
+    scripts = Script(memory, "first"), Script(memory, "second")
+    async with shelf_of(memory, *scripts) as shelf, trio.open_nursery() as nursery:
+
+        async def jobs(number: int) -> None:
+            for _ in range(10):
+                assert len(await use(shelf.models[number])) == 3
+
+        nursery.start_soon(jobs, 0)
+        nursery.start_soon(jobs, 1)
+    assert len(memory.times("loading", "first")) + len(memory.times("loading", "second")) <= 21
 
 
 @pytest.mark.parametrize("seed", range(5))
