@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import psutil
@@ -13,12 +12,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from cxp2p.errors import JobFailed, SettingsError
-from cxp2p.records import ChatJob, FailureCode, Finish, Message, Piece, Prices, Role, Sampling, Usage
-from cxp2p_node.engines.llama import Llama, LlamaSettings, open_llama
+from cxp2p.records import FailureCode, Finish, Piece, Usage
 from cxp2p_node.engines.supervise import PIECES_ON_THE_WAY
+from tiny_engine import PATIENCE_S, Heard, ask, ask_all, job, tiny
 from tiny_model import ANSWER, CONTEXT, END, token_ids, write_tiny_model
-
-PATIENCE_S = 20.0
 
 
 @pytest.fixture(scope="session")
@@ -29,56 +26,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("model") / "endless.gguf", loop=True, context=1 << 16)
-
-
-def tiny(path: Path, *, slots: int = 2, context_units: int | None = None) -> AbstractAsyncContextManager[Llama]:
-    return open_llama(
-        LlamaSettings(
-            model="tiny",
-            path=path,
-            model_digest=b"d" * 32,
-            prices=Prices(input=1, output=1),
-            slots=slots,
-            queue_max=4,
-            context_units=context_units,
-            threads=1,
-        )
-    )
-
-
-def job(text: str = "hello", *, stop: tuple[str, ...] = (), role: Role = Role.USER) -> ChatJob:
-    message = Message(role=role, content=text)
-    return ChatJob(model="tiny", messages=(message,), stop=stop, sampling=Sampling(temperature=0))
-
-
-class Heard:
-    """What an asker got."""
-
-    def __init__(self) -> None:
-        self.pieces: list[Piece] = []
-        self.counts: list[tuple[int, int]] = []
-
-    @property
-    def text(self) -> str:
-        return "".join(piece.text for piece in self.pieces)
-
-    @property
-    def token_ids(self) -> tuple[int, ...]:
-        return tuple(token for piece in self.pieces for token in piece.token_ids)
-
-    async def emit(self, piece: Piece) -> None:
-        await trio.lowlevel.checkpoint()
-        self.pieces.append(piece)
-
-    def counted(self, in_units: int, cached_units: int) -> None:
-        self.counts.append((in_units, cached_units))
-
-
-async def ask(engine: Llama, asked: ChatJob, max_out: int = 100) -> tuple[Heard, Usage]:
-    heard = Heard()
-    with trio.fail_after(PATIENCE_S):
-        usage = await engine.run(asked, 1, max_out, heard.emit, heard.counted)
-    return heard, usage
 
 
 async def test_the_answer_its_tokens_and_its_usage(model: Path) -> None:
@@ -126,16 +73,9 @@ async def test_the_context_is_the_limit_of_prompt_and_answer(model: Path) -> Non
 
 
 async def test_several_at_once_more_than_there_are_slots(model: Path) -> None:
-    answers: list[str] = []
-
-    async def one(engine: Llama, number: int) -> None:
-        heard, _ = await ask(engine, job(f"number {number}"))
-        answers.append(heard.text)
-
-    async with tiny(model, slots=2) as engine, trio.open_nursery() as nursery:
-        for number in range(6):
-            nursery.start_soon(one, engine, number)
-    assert answers == [ANSWER] * 6
+    async with tiny(model, slots=2) as engine:
+        answers = await ask_all(engine, [job(f"number {number}") for number in range(6)])
+    assert [heard.text for heard, _ in answers] == [ANSWER] * 6
 
 
 async def test_a_cancelled_job_frees_its_slot_within_100_ms(endless: Path) -> None:
