@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from html import unescape
 from typing import Final, TypeAlias
@@ -31,9 +32,9 @@ def things(scripts: Sequence[str]) -> list[Thing]:
     """All objects in the scripts, the outer ones first."""
     found: list[Thing] = []
     for script in scripts:
-        waiting: list[object] = [_loaded(script)]
+        waiting: deque[object] = deque([_loaded(script)])
         while waiting and len(found) < THINGS_MAX:
-            value = waiting.pop(0)
+            value = waiting.popleft()
             if isinstance(value, dict):
                 found.append(value)
                 waiting.extend(inner for inner in value.values() if isinstance(inner, (dict, list)))

@@ -337,6 +337,9 @@ class _Reader:
         return True
 
     def _cell(self, node: Node) -> Line:
+        if len(node.children) == 1 and isinstance(only := node.children[0], str):
+            words = " ".join(only.split())
+            return [words] if words else []
         inner = _Reader(self._addresses, self._links, in_cell=True)
         inner.walk(node)
         line: Line = []

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cxp2p_node.scrape.blocks import Align, Line, Table
 from cxp2p_node.scrape.tags import CELLS, ROW_GROUPS, names
@@ -21,8 +20,7 @@ _ALIGN: Final = re.compile(r"text-align\s*:\s*(left|center|right)")
 _PARTS: Final = names("h1 h2 h3 article section form fieldset figure pre")
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(NamedTuple):
     """A <td> or <th>, and how many columns and rows it takes."""
 
     node: Node
@@ -30,8 +28,7 @@ class Cell:
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A <tr>. `head`: it stands in a <thead>."""
 
     cells: list[Cell]
@@ -53,12 +50,13 @@ def rows_of(table: Node) -> list[Row]:
 
 
 def _row(node: Node, head: bool) -> Row:
-    cells = [
-        Cell(cell, max(1, min(COLUMNS_MAX, _count(cell, "colspan"))), max(1, _count(cell, "rowspan")))
-        for cell in node.elements()
-        if cell.tag in CELLS and not cell.gone
-    ]
-    return Row(cells, head)
+    return Row([_cell(cell) for cell in node.elements() if cell.tag in CELLS and not cell.gone], head)
+
+
+def _cell(node: Node) -> Cell:
+    if "span=" not in node.raw:
+        return Cell(node, 1, 1)
+    return Cell(node, max(1, min(COLUMNS_MAX, _count(node, "colspan"))), max(1, _count(node, "rowspan")))
 
 
 def _count(cell: Node, name: str) -> int:
@@ -96,6 +94,8 @@ def read_table(table: Node, read: Callable[[Node], Line]) -> Table:
     left = REPEATED_MAX
     for row in rows:
         line: list[Line] = []
+        if left <= 0:
+            below.clear()
         for cell in row.cells:
             left -= _come_down(line, below)
             content = read(cell.node)
