@@ -155,6 +155,19 @@ def test_a_later_job_gets_a_copy_from_a_slot_that_works() -> None:
     assert made.slots[busy].phase is Phase.GENERATING
 
 
+def test_nobody_waits_for_a_sequence_that_is_paused() -> None:
+    """What is there is copied, and the token that is not decoded yet is not waited for: its reader may never come."""
+    made, engine = Slots(2, 1024), Sequences(2)
+    slot = engine.admit(made, 1, SYSTEM)
+    engine.read_all(made)
+    made.sampled(slot, 7)
+    made.slots[slot].paused = True
+    late = engine.admit(made, 2, [*SYSTEM, 7, 8, 9])
+    engine.read_all(made)
+    assert made.slots[late].phase is Phase.GENERATING
+    assert made.slots[late].reused == len(SYSTEM)
+
+
 @pytest.mark.parametrize("computed", [0, 64, 320])
 def test_when_the_first_is_stopped_the_next_goes_on_from_there(computed: int) -> None:
     made, engine = Slots(4, 1024), Sequences(4)

@@ -61,15 +61,19 @@ class Loop:
 
     def run(self) -> None:
         while True:
-            self._listen()
-            self._copy()
-            self._seat()
-            self._copy()
-            self._step()
-            self._flush()  # what was drawn does not wait for the prompts
-            self._read()
-            self._beat()
-            self._flush()
+            self.turn()
+
+    def turn(self) -> None:
+        """One token for each who generates, a batch of prompts, and what was said meanwhile."""
+        self._listen()
+        self._copy()
+        self._seat()
+        self._copy()
+        self._step()
+        self._flush()  # what was drawn does not wait for the prompts
+        self._read()
+        self._beat()
+        self._flush()
 
     # Listening.
 

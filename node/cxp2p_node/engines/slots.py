@@ -156,7 +156,8 @@ class Slots:
             later = other.phase is Phase.PROMPT and other.seated >= slot.seated
             if other is slot or later or other.salt != slot.salt:
                 continue
-            shared = min(common_prefix(other.tokens, slot.tokens), slot.prompt - 1)
+            there = len(other.tokens) if other.phase is Phase.PROMPT else other.held
+            shared = min(common_prefix(other.tokens, slot.tokens), there, slot.prompt - 1)
             least = max(COPY_TOKENS_MIN, int(other.held * COPY_SHARE_MIN))
             rank = (shared, min(other.held, shared), -other.seated)
             if shared - slot.held >= least and rank > best:
