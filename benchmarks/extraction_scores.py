@@ -1,7 +1,7 @@
 """How much of what a page says is found, and how much else: text, cells of tables, lines of code, headings, links.
 
-The pages of `tests/data/pages/` say themselves what is wanted: it stands between the comments `gold` and `/gold`, save what
-stands between `skip` and `/skip`. No extractor sees comments. What comes out is read by a CommonMark parser.
+The pages of `tests/data/pages/` say themselves what is wanted: it stands between the comments `gold` and `/gold`, save
+what stands between `skip` and `/skip`. No extractor sees comments. What comes out is read by a CommonMark parser.
 """
 
 from __future__ import annotations
@@ -23,8 +23,35 @@ URL: Final = "https://www.example.org/folder/page.html"
 MEASURES: Final = ("text", "tables", "code", "headings", "links")
 
 _WORD: Final = re.compile(r"[\u0e00-\u0e7f\u1000-\u109f\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
-_VOID: Final = frozenset("area base br col embed hr img input link meta param source track wbr".split(" "))
-_LINES: Final = frozenset("p div li tr td th h1 h2 h3 h4 h5 h6 pre table ul ol dl dt dd blockquote figure br".split(" "))
+_VOID: Final = frozenset(
+    ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"]
+)
+_LINES: Final = frozenset(
+    [
+        "p",
+        "div",
+        "li",
+        "tr",
+        "td",
+        "th",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "pre",
+        "table",
+        "ul",
+        "ol",
+        "dl",
+        "dt",
+        "dd",
+        "blockquote",
+        "figure",
+        "br",
+    ]
+)
 _MARKDOWN: Final = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
 

@@ -160,9 +160,7 @@ class World:
         await network.connect(self.bootstrap.addresses[0])
         return network
 
-    async def node(
-        self, *engines: Engine, exposure_max: int = 10**9, wall_ms: Callable[[], int] | None = None
-    ) -> Node:
+    async def node(self, *engines: Engine, exposure_max: int = 10**9, wall_ms: Callable[[], int] | None = None) -> Node:
         identity = self.identity()
         network = await self.peer(identity)
         running = run_node(

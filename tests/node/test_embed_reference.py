@@ -24,6 +24,7 @@ COSINE_MIN = 0.9999
 async def test_the_vectors_agree_with_the_reference_model_in_all_scripts() -> None:
     rows = json.loads(VECTORS.read_text())
     entry = look_up("all-minilm-l6-v2")
+    assert entry.sha256 is not None
     settings = EmbedSettings(
         model=entry.name,
         path=Store(default_data_path("models")).pull(entry, lambda what, done, total: None),
