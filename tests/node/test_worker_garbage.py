@@ -34,7 +34,7 @@ from cxp2p_node.engines.frames import (
     pack,
 )
 from cxp2p_node.engines.supervise import Worker
-from test_llama import ask, job, tiny
+from tiny_engine import ask, job, tiny
 from tiny_model import ANSWER, write_tiny_model
 
 PATIENCE_S = 20.0
