@@ -89,6 +89,7 @@ class _Writer:
         self._marks: list[tuple[int, int]] = []  # where in `out` an emphasis begins and ends
         self._begun: tuple[Mark, int] | None = None
         self._links: list[tuple[int, str]] = []
+        self._codes: list[tuple[int, str]] = []
 
     def add(self, piece: object, line: Line, index: int) -> None:
         out = self._out
@@ -105,6 +106,7 @@ class _Writer:
             case LinkEnd() if self._links:
                 self._end_link(line, index)
             case InlineCode(text):
+                self._codes.append((len(out), text))
                 out.append(code_span(text))
             case Formula(tex, alone):
                 out.append(f"$${tex}$$" if alone else f"${tex}$")
@@ -155,7 +157,20 @@ class _Writer:
                     continue
                 out[start] = out[end] = marker
                 previous = end
+        self._join_codes()
         return out
+
+    def _join_codes(self) -> None:
+        """Two code spans with nothing between them would be one with other backticks."""
+        before: tuple[int, str] | None = None
+        for index, text in self._codes:
+            if index >= len(self._out):
+                break
+            if before is not None and not any(self._out[before[0] + 1 : index]):
+                text = before[1] + text
+                self._out[before[0]] = ""
+                self._out[index] = code_span(text)
+            before = (index, text)
 
 
 def _last(out: list[str], index: int) -> str:

@@ -298,7 +298,11 @@ class _Reader:
             self._end_line()
             self._put(Code(code_text(node), language(node)))
         elif words := " ".join(text.split()):
+            if text[0].isspace():
+                self._space()
             self._add(InlineCode(words))
+            if text[-1].isspace():
+                self._space()
         return True
 
     def _rule(self, node: Node) -> bool:

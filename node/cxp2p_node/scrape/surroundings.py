@@ -18,6 +18,7 @@ LINKED: Final = 0.35
 _TELLING: Final = names("nav footer aside menu dialog header fieldset a")
 _ASKED: Final = names("email password search tel text")
 _PROSE: Final = names("p blockquote pre h1 h2 h3 li td")
+_REPLY: Final = re.compile("comment|repl|respon", re.IGNORECASE)  # in all names of comments; quicker than those
 _UNSHOWN: Final = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _PANEL: Final = re.compile(r"\btab|panel|pane|accordion|collaps|toggle|expand|faq|spoiler|answer", re.IGNORECASE)
 _ANCHORS: Final = names(
@@ -57,7 +58,7 @@ def _worth_of_comments(nodes: list[Node]) -> float:
     for node in nodes:
         if node.parent in counted:
             counted.add(node)
-        elif node.raw and node.block is node and node.worth and Hint.COMMENTS in hint(node):
+        elif node.worth and node.block is node and _REPLY.search(node.raw) and Hint.COMMENTS in hint(node):
             counted.add(node)
             worth += node.worth
     return worth
