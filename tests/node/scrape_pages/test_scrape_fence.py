@@ -14,7 +14,7 @@ from cxp2p_node.scrape import fence as fences
 from cxp2p_node.scrape.decode import decode
 from cxp2p_node.scrape.extract import extract
 from cxp2p_node.scrape.fence import DEPTH_MAX, NODES_MAX, fence
-from cxp2p_node.scrape.tree import parse
+from cxp2p_node.scrape.tree import Node, parse
 
 HOSTILE: dict[str, Callable[[int], str]] = {
     "nested blocks": lambda count: "<div>" * count + "<p>x",
@@ -79,7 +79,7 @@ def test_a_large_hostile_page_is_read_in_seconds(kind: str) -> None:
 
 
 def nodes_and_depth(html: str) -> tuple[int, int]:
-    depth = {}
+    depth: dict[Node, int] = {}
     for node in (nodes := parse(html)):
         depth[node] = 0 if node.parent is None else depth[node.parent] + 1
     return len(nodes), max(depth.values())

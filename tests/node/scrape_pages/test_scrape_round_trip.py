@@ -112,13 +112,18 @@ def test_paragraphs_keep_their_text(parts: list[tuple[str, str]]) -> None:
 )
 def test_other_blocks_keep_their_text(parts: list[tuple[str, str]], kind: str) -> None:
     """Headings, quotes, items of lists, lines divided by <br>, definitions, summaries."""
-    wrapped = {
+
+    def plain(markup: str) -> str:
+        return f"<{kind}>{markup}</{kind}>"
+
+    wrappers: dict[str, Callable[[str], str]] = {
         "li": lambda markup: f"<ul><li>{markup}</li></ul>",
         "ol": lambda markup: f"<ol start=7><li>{markup}</li></ol>",
         "br": lambda markup: f"<p>first<br>{markup}</p>",
         "dd": lambda markup: f"<dl><dt>first</dt><dd>{markup}</dd></dl>",
         "summary": lambda markup: f"<details><summary>first</summary><p>{markup}</p></details>",
-    }.get(kind, lambda markup: f"<{kind}>{markup}</{kind}>")
+    }
+    wrapped = wrappers.get(kind, plain)
     before = ["first"] if kind in ("br", "dd", "summary") else []
     markdown = markdown_of("".join(wrapped(markup) for markup, _ in parts))
     words = one_space(" ".join(read(markdown).paragraphs))
