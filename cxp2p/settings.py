@@ -130,10 +130,20 @@ def _render_section(name: str, field: FieldInfo, inner: type[BaseModel]) -> list
     many = isinstance(default, tuple)
     shown = default[0] if many and default else default
     lines = [f"# {field.description}", f"[[{name}]]" if many else f"[{name}]"]
-    for inner_name, inner_field in inner.model_fields.items():
-        value = getattr(shown, inner_name) if isinstance(shown, BaseModel) else None
-        lines += _render_field(inner_name, inner_field, value, set_it=inner_field.is_required())
-    return [*lines, ""]
+    return [*lines, *_render_fields(inner, shown), ""]
+
+
+def _render_fields(kind: type[BaseModel], shown: object, before: str = "") -> list[str]:
+    """The fields of a section; those of a model within it by dotted keys, as `tuning.batch`."""
+    lines: list[str] = []
+    for name, field in kind.model_fields.items():
+        value = getattr(shown, name) if isinstance(shown, BaseModel) else None
+        inner = _model_in(field)
+        if inner is not None:
+            lines += _render_fields(inner, value, f"{before}{name}.")
+        else:
+            lines += _render_field(before + name, field, value, set_it=field.is_required())
+    return lines
 
 
 def _render_field(name: str, field: FieldInfo, value: object = None, *, set_it: bool = False) -> list[str]:

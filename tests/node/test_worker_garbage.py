@@ -14,7 +14,7 @@ from random import Random
 import psutil
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cxp2p.errors import JobFailed, SettingsError
@@ -165,6 +165,7 @@ async def honest_again(worker: Worker, folder: Path) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(said=st.lists(chunks(), max_size=4), ending=st.sampled_from(ENDINGS[:4]))
+@example(said=[LOADED, LOADED], ending="exit 0")
 def test_whatever_is_said_instead_of_loaded_ends_as_an_error_of_the_settings(
     impatient: None, said: list[bytes], ending: str
 ) -> None:

@@ -167,7 +167,7 @@ class Worker:
         while True:
             begun = trio.current_time()
             ending = await self._live()
-            ever = ever or ending.was_loaded
+            ever = ever or (ending.was_loaded and not ending.broke_off)
             # One that is killed while it loads has hardly room enough: to try again at once would only harm the others.
             if not ever and (ending.unfit or ending.was_killed or failures >= 2):
                 raise SettingsError(f"{self.name} cannot be loaded: {ending.unfit or ending.how}")
@@ -196,6 +196,7 @@ class Worker:
         try:
             await self._listen(process, ending)
         except RemoteProtocolError as error:
+            ending.broke_off = True
             ending.how = f"it broke the pipe's protocol: {error}"
         except trio.BrokenResourceError as error:
             ending.how = f"its pipe broke: {error}"
@@ -265,6 +266,7 @@ class _Ending:
 
     was_loaded = False
     was_killed = False  # by others
+    broke_off = False  # what it said was no protocol: perhaps in the breath that said it is loaded, unseen by anybody
     unfit = ""
     how = ""
 
