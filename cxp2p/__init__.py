@@ -7,10 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cxp2p.client import Answer, Embeddings, Net, connect
+    from cxp2p.client import Answer, Embeddings, Net, Scraped, connect
     from cxp2p.errors import CxError, JobFailed, JobRefused, NoNode, PeerUnreachable
     from cxp2p.identity import Identity, load_identity, new_identity
-    from cxp2p.records import Message, Role, Sampling
+    from cxp2p.records import Message, PageForm, Role, Sampling, ScrapedPage
 
 try:
     __version__ = version("cxp2p")
@@ -27,19 +27,22 @@ __all__ = [
     "Message",
     "Net",
     "NoNode",
+    "PageForm",
     "PeerUnreachable",
     "Role",
     "Sampling",
+    "Scraped",
+    "ScrapedPage",
     "connect",
     "load_identity",
     "new_identity",
 ]
 
 _HOMES = {
-    "cxp2p.client": ("Answer", "Embeddings", "Net", "connect"),
+    "cxp2p.client": ("Answer", "Embeddings", "Net", "Scraped", "connect"),
     "cxp2p.errors": ("CxError", "JobFailed", "JobRefused", "NoNode", "PeerUnreachable"),
     "cxp2p.identity": ("Identity", "load_identity", "new_identity"),
-    "cxp2p.records": ("Message", "Role", "Sampling"),
+    "cxp2p.records": ("Message", "PageForm", "Role", "Sampling", "ScrapedPage"),
 }
 
 

@@ -23,9 +23,25 @@ from cxp2p.net import Network
 from cxp2p.net.ask import DEADLINE_S, Asker, Books, Emit, Judge, Outcome, Settlement
 from cxp2p.net.discover import Discovery, offer_sequence
 from cxp2p.net.embedding import Embedder, Embeddings, Took
+from cxp2p.net.scraping import Scraped, Scraper
 from cxp2p.net.speaking import Hear, Speaker, Spoken
 from cxp2p.net.tasks import background
-from cxp2p.records import ChatJob, Finish, Job, Message, Order, Piece, Role, Sampling, Service
+from cxp2p.records import (
+    ChatJob,
+    Finish,
+    Job,
+    Message,
+    Order,
+    PageForm,
+    Piece,
+    Render,
+    Role,
+    Sampling,
+    ScrapeJob,
+    Service,
+)
+from cxp2p.scrape import AT_ONCE_MAX as SCRAPES_AT_ONCE_MAX
+from cxp2p.scrape import MODEL
 
 PATIENCE_S = 15.0  # a fresh peer needs seconds to find its first node
 
@@ -38,6 +54,7 @@ __all__ = [
     "Judge",
     "Net",
     "Outcome",
+    "Scraped",
     "Settlement",
     "Spoken",
     "Took",
@@ -77,12 +94,15 @@ class Answer:
 class Net:
     """One peer's view of the network, and its way to ask."""
 
-    def __init__(self, network: Network, discovery: Discovery, asker: Asker, wall: Callable[[], int]) -> None:
+    def __init__(
+        self, network: Network, discovery: Discovery, asker: Asker, wall: Callable[[], int], rng: random.Random
+    ) -> None:
         self.network = network
         self.discovery = discovery
         self._asker = asker
         self._embedder = Embedder(asker, discovery, wall)
         self._speaker = Speaker(asker, discovery, wall)
+        self._scraper = Scraper(asker, discovery, wall, rng)
         self._wall_ms = wall
 
     @property
@@ -163,6 +183,41 @@ class Net:
         await self.find(voice, patience_s, Service.SPEECH)
         return await self.run_speech(voice, text, NoBooks(), hear, speed=speed, deadline_s=deadline_s)
 
+    async def scrape(
+        self,
+        urls: str | Sequence[str],
+        *,
+        form: PageForm = PageForm.MARKDOWN,
+        main_only: bool = True,
+        links: bool = False,
+        timeout_s: int = 30,
+        age_s_max: int = 0,
+        render: Render = Render.NEVER,
+        wait_ms: int = 0,
+        model: str = MODEL,
+        deadline_s: float = DEADLINE_S,
+        patience_s: float = PATIENCE_S,
+    ) -> Scraped:
+        """Has the network fetch web pages, 1 to 50, and read them: `pages` has one for each URL, in their order.
+
+        A page has content, or a `fault`; a URL for which no node could be had has its error instead. `age_s_max`: a
+        copy that a node has will do, if it is no older. `timeout_s` is for each page. Raises what `chat` raises, and
+        ValueError for what no job can hold, as a URL of more than 2,048 letters.
+        """
+        job = ScrapeJob(
+            model=model,
+            urls=(urls,) if isinstance(urls, str) else tuple(urls),
+            form=form,
+            main_only=main_only,
+            links=links,
+            timeout_s=timeout_s,
+            age_s_max=age_s_max,
+            render=render,
+            wait_ms=wait_ms,
+        )
+        await self.find(model, patience_s, Service.SCRAPE)
+        return await self.run_scrape(job, NoBooks(), deadline_s=deadline_s)
+
     async def run(
         self,
         job: Job,
@@ -198,6 +253,18 @@ class Net:
         """Speech, its money to `books`: what a gateway calls. See `cxp2p.net.speaking.Speaker.run`."""
         return await self._speaker.run(voice, text, books, hear, speed=speed, deadline_s=deadline_s)
 
+    async def run_scrape(
+        self,
+        job: ScrapeJob,
+        books: Books,
+        *,
+        deadline_s: float = DEADLINE_S,
+        at_once: int = SCRAPES_AT_ONCE_MAX,
+        took: Took | None = None,
+    ) -> Scraped:
+        """Web pages, their money to `books`: what a gateway calls. See `cxp2p.net.scraping.Scraper.run`."""
+        return await self._scraper.run(job, books, deadline_s=deadline_s, at_once=at_once, took=took)
+
     async def find(self, model: str, patience_s: float = PATIENCE_S, service: Service = Service.CHAT) -> None:
         """Waits until a live node offers `model`. Raises NoNode after `patience_s`."""
         self.discovery.want(service, model)
@@ -220,7 +287,7 @@ async def join(
     discovery = Discovery(network, directory, wall, rng, watching=True)
     async with background() as nursery:
         nursery.start_soon(discovery.run)
-        yield Net(network, discovery, Asker(identity, network, discovery, wall, rng), wall)
+        yield Net(network, discovery, Asker(identity, network, discovery, wall, rng), wall, rng)
 
 
 @asynccontextmanager

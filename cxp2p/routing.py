@@ -108,8 +108,7 @@ def rank(candidates: Iterable[Candidate], tried: Collection[str], rng: Random, n
     those that are dear: none can draw every job by what it says of its own speed. Vectors go where fewest of ours are.
     """
     live = list(candidates)
-    prices = sorted(unit_price(capability) for _, capability in live)
-    usual = prices[(len(prices) - 1) // 2] if prices else 0
+    usual = usual_price(live)
     scored = [
         (
             (
@@ -146,6 +145,26 @@ def crowd(entry: Entry, capability: Capability) -> tuple[bool, int]:
 def unit_price(capability: Capability) -> int:
     """What a unit costs there in a job of three parts input to one part output, to compare nodes of any size."""
     return 3 * capability.prices.input + capability.prices.output
+
+
+def usual_price(candidates: Iterable[Candidate]) -> int:
+    """The median of what a unit costs at these nodes."""
+    prices = sorted(unit_price(capability) for _, capability in candidates)
+    return prices[(len(prices) - 1) // 2] if prices else 0
+
+
+def with_room(candidates: Iterable[Candidate], now: float) -> list[Candidate]:
+    """Those among which an asker may choose freely: they have a free slot, seldom say no, and are not dear."""
+    live = list(candidates)
+    usual = usual_price(live)
+    return [
+        (entry, able)
+        for entry, able in live
+        if max(able.load.running + able.load.queued, entry.jobs) < able.slots
+        and entry.busy_until <= now
+        and entry.refusals < REFUSALS_SHY
+        and unit_price(able) <= DEAR * usual
+    ]
 
 
 def most_it_costs(capability: Capability) -> int:

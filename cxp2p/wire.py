@@ -82,6 +82,12 @@ def encode_frame(value: object) -> bytes:
     return encode_uvarint(len(body)) + body
 
 
+def encode_bare_frame(value: object) -> bytes:
+    """One frame without a tag, where all frames hold the same kind of record."""
+    body = encode(value)
+    return encode_uvarint(len(body)) + body
+
+
 def decode_frame(body: bytes) -> object:
     """The record in one frame without its length. Raises RemoteProtocolError."""
     parts = _loads(body)
@@ -109,6 +115,11 @@ class FrameReader:
 
     def next(self) -> object | None:
         """The next whole frame's record, or None when more bytes are needed. Raises RemoteProtocolError."""
+        body = self.next_body()
+        return None if body is None else decode_frame(body)
+
+    def next_body(self) -> bytes | None:
+        """The same of a stream whose frames have no tag: what is in the next one, not decoded."""
         header = _uvarint(self._buffer)
         if header is None:
             return None
@@ -119,7 +130,7 @@ class FrameReader:
             return None
         body = bytes(self._buffer[start : start + length])
         del self._buffer[: start + length]
-        return decode_frame(body)
+        return body
 
     @property
     def empty(self) -> bool:

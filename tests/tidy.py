@@ -44,7 +44,7 @@ RULES = frozenset(
         "speech",
     }
 )
-BELOW_NET = VOCABULARY | RULES | {"wire", "identity", "session"}
+BELOW_NET = VOCABULARY | RULES | {"wire", "identity", "session", "scrape"}
 LIBRARY = BELOW_NET | {"net", "client", "paths", "peer", "program", "settings", "testing"}
 
 # Which part of the library may import which: `errors, records <- protocols <- wire <- session <- net <- programs`.
@@ -58,6 +58,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "wire": VOCABULARY,
     "identity": VOCABULARY,
     "session": VOCABULARY | {"wire"},
+    "scrape": VOCABULARY | RULES | {"wire"},
     **dict.fromkeys(RULES - {"merkle"}, VOCABULARY | RULES),
     "net": BELOW_NET | {"net"},
     "paths": frozenset(),
@@ -67,7 +68,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
 
 # Pure modules: what they decide depends on their arguments alone.
 PURE: Final = frozenset(
-    {f"cxp2p.{name}" for name in VOCABULARY | RULES | {"wire", "session"}}
+    {f"cxp2p.{name}" for name in VOCABULARY | RULES | {"wire", "session", "scrape"}}
     | {
         "cxp2p_node.admission",
         "cxp2p_node.intake",

@@ -62,6 +62,7 @@ class _Run:
     books: Books
     judge: Judge | None
     digest: bytes | None
+    prefer: str
     tried: list[str]
     faults: list[Fault]
     begun: float = math.inf
@@ -93,6 +94,7 @@ class Asker:
         deadline_s: float = DEADLINE_S,
         judge: Judge | None = None,
         digest: bytes | None = None,
+        prefer: str = "",
     ) -> Outcome:
         """Does one job: pieces go to `emit` in order, the signed outcome is returned.
 
@@ -102,8 +104,9 @@ class Asker:
         too large for any), JobFailed (after the first piece, or the request itself cannot be done), PeerUnreachable,
         InsufficientCredit. An answer with which `judge` finds fault is disputed, so that it costs nothing, its node is
         asked last for a while, and AnswerRefused is raised. `digest`: only nodes with exactly these weights are asked.
+        `prefer`: the node that is asked first, if it can be.
         """
-        run = _Run(job, encode(job), emit, books, judge, digest, [], [])
+        run = _Run(job, encode(job), emit, books, judge, digest, prefer, [], [])
         if len(run.request) > REQUEST_BYTES_MAX:
             why = f"the request has {len(run.request)} bytes, the limit is {REQUEST_BYTES_MAX}"
             raise JobRefused(RefusalCode.REQUEST_INVALID, why)
@@ -146,6 +149,8 @@ class Asker:
         now = trio.current_time()
         candidates = self._directory.candidates(service_of(run.job), run.job.model, self._wall_ms(), now)
         ranked = rank(remaining(of_digest(candidates, run.digest), run.faults), run.tried, self._rng, now)
+        if run.prefer:
+            ranked.sort(key=lambda candidate: candidate[0].offer.peer != run.prefer)
         if too_dear(run.faults):
             ranked.sort(key=lambda candidate: most_it_costs(candidate[1]))
         if ranked:

@@ -170,7 +170,9 @@ class Attempt:
         self.output.add(piece)
         if self.output.units > self.order.max_out:
             raise RemoteProtocolError(f"{self.order.node} sent more than the {self.order.max_out} units ordered")
-        if emit is not None and (piece.text or piece.reasoning or piece.calls or piece.logprobs or piece.data):
+        if emit is not None and (
+            piece.text or piece.reasoning or piece.calls or piece.logprobs or piece.data or piece.units
+        ):
             if self.first_piece_s is None and self.asked_at is not None:
                 self.first_piece_s = trio.current_time() - self.asked_at
             self.emitted = True
