@@ -10,7 +10,7 @@ import click
 import cxp2p
 from cxp2p.program import fail
 
-OWN = ("bootstrap", "chat", "embed", "offers")
+OWN = ("bootstrap", "chat", "embed", "offers", "scrape")
 EXTRAS = {"node": "node", "models": "node", "gateway": "gateway"}
 
 

@@ -41,7 +41,7 @@ from cxp2p.records import (
     Service,
 )
 from cxp2p.scrape import AT_ONCE_MAX as SCRAPES_AT_ONCE_MAX
-from cxp2p.scrape import MODEL
+from cxp2p.scrape import MODEL, check_urls
 
 PATIENCE_S = 15.0  # a fresh peer needs seconds to find its first node
 
@@ -201,12 +201,13 @@ class Net:
         """Has the network fetch web pages, 1 to 50, and read them: `pages` has one for each URL, in their order.
 
         A page has content, or a `fault`; a URL for which no node could be had has its error instead. `age_s_max`: a
-        copy that a node has will do, if it is no older. `timeout_s` is for each page. Raises what `chat` raises, and
-        ValueError for what no job can hold, as a URL of more than 2,048 letters.
+        copy that a node has will do, if it is no older. `timeout_s` is for each page. Raises what `chat` raises.
         """
+        urls = (urls,) if isinstance(urls, str) else tuple(urls)
+        check_urls(urls)
         job = ScrapeJob(
             model=model,
-            urls=(urls,) if isinstance(urls, str) else tuple(urls),
+            urls=urls,
             form=form,
             main_only=main_only,
             links=links,

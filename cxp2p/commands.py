@@ -1,4 +1,4 @@
-"""The library's own commands: `cxp2p bootstrap`, `chat`, `embed` and `offers`. Loaded when one of them is called."""
+"""The library's own commands: `cxp2p bootstrap`, `chat`, `embed`, `scrape`, `offers`. Loaded when one is called."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -15,13 +16,15 @@ import trio
 import cxp2p
 from cxp2p.client import Answer, Net, wall_ms
 from cxp2p.directory import Directory, Entry
+from cxp2p.errors import CxError, one_line
 from cxp2p.identity import load_identity
 from cxp2p.net.discover import Discovery
 from cxp2p.net.tasks import background
 from cxp2p.paths import default_data_path
 from cxp2p.peer import PeerSettings, open_peer
 from cxp2p.program import LOG_LEVELS, announce, plain, run, set_up_logging
-from cxp2p.records import Message, Role, Sampling
+from cxp2p.records import Message, PageForm, Render, Role, Sampling, ScrapedPage
+from cxp2p.scrape import MODEL
 
 
 def _bootstrap_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -201,6 +204,84 @@ def embed(
         click.secho(f"{got.in_units} tokens, {len(got.outcomes)} receipts of {nodes} nodes", dim=True, err=True)
 
     run(ask)
+
+
+@click.command()
+@click.argument("urls", nargs=-1, required=True)
+@_bootstrap_option
+@click.option(
+    "--format", "form", type=click.Choice([each.value for each in PageForm]), default="markdown", show_default=True
+)
+@click.option("--whole", is_flag=True, help="With navigation, footers and the like.")
+@click.option("--links", is_flag=True, help="Keep the addresses of links.")
+@click.option("--timeout", type=click.IntRange(1, 60), default=30, show_default=True, help="Seconds for each page.")
+@click.option(
+    "--max-age", type=click.IntRange(0, 30 * 86_400), default=0, help="A node's copy will do if it has so many seconds."
+)
+@click.option("--render", type=click.Choice([each.value for each in Render]), default="never", show_default=True)
+@click.option("--model", default=MODEL, show_default=True, help="What nodes call this service.")
+@click.option("--key", type=click.Path(path_type=Path), default=None, help="Ask as this peer (a key file).")
+@click.option("--json", "as_json", is_flag=True, help="Print each page and what is known of it as a line of JSON.")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
+def scrape(
+    urls: tuple[str, ...],
+    bootstrap: tuple[str, ...],
+    form: str,
+    whole: bool,
+    links: bool,
+    timeout: int,
+    max_age: int,
+    render: str,
+    model: str,
+    key: Path | None,
+    as_json: bool,
+    log_level: str,
+) -> None:
+    """Print the web pages at URLS as Markdown, fetched by nodes of the p2p network, with no gateway.
+
+    Several pages have their URL in front. A page that could not be had is told on standard error, and ends the command
+    with exit code 1, after the others.
+
+    \b
+    Example:
+      cxp2p scrape https://example.com/ -b /ip4/127.0.0.1/tcp/4001/p2p/12D3KooW...
+    """
+    set_up_logging(log_level)
+
+    async def ask(_: trio.Event) -> None:
+        async with cxp2p.connect(bootstrap, identity=load_identity(key) if key else None) as net:
+            got = await net.scrape(
+                urls,
+                form=PageForm(form),
+                main_only=not whole,
+                links=links,
+                timeout_s=timeout,
+                age_s_max=max_age,
+                render=Render(render),
+                model=model,
+            )
+        for url, page in zip(urls, got.pages, strict=True):
+            _print_page(url, page, several=len(urls) > 1, as_json=as_json)
+        failed = sum(not isinstance(page, ScrapedPage) or page.fault is not None for page in got.pages)
+        nodes = len({outcome.node for outcome in got.outcomes})
+        note = f"{len(urls) - failed} of {len(urls)} pages, {len(got.outcomes)} receipts of {nodes} nodes"
+        click.secho(note, dim=True, err=True)
+        if failed:
+            raise SystemExit(1)
+
+    run(ask)
+
+
+def _print_page(url: str, page: ScrapedPage | CxError, *, several: bool, as_json: bool) -> None:
+    if as_json:
+        facts = {"error": str(page)} if isinstance(page, CxError) else asdict(page)
+        click.echo(json.dumps({"url": url} | facts, ensure_ascii=False))
+    elif isinstance(page, CxError):
+        click.echo(f"{url}: {page}", err=True)
+    elif page.fault is not None:
+        click.echo(f"{url}: {page.fault} {one_line(page.reason)}", err=True)
+    else:
+        click.echo(f"<{url}>\n\n{plain(page.content)}\n" if several else plain(page.content))
 
 
 @click.command()

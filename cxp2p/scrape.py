@@ -15,13 +15,15 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from cxp2p import protocols
-from cxp2p.errors import RemoteProtocolError
-from cxp2p.records import Finish, Piece, ScrapedPage, ScrapeJob
+from cxp2p.errors import JobRefused, RemoteProtocolError
+from cxp2p.records import Finish, Piece, RefusalCode, ScrapedPage, ScrapeJob
 from cxp2p.routing import Candidate, rank, with_room
 from cxp2p.units import BYTES_PER_PAGE_MAX
 from cxp2p.wire import FrameReader, decode
 
 MODEL: Final = "web"  # what nodes call this service, if they do not say otherwise
+URLS_MAX: Final = 50  # of a ScrapeJob
+URL_LETTERS_MAX: Final = 2048
 SHARE_URLS: Final = 4  # fewer are not worth a further node: an order takes 20 ms, and a node fetches hosts side by side
 AT_ONCE_MAX: Final = 16  # orders of one request
 HOMES_MAX: Final = 4096  # hosts, each with a name of at most 255 letters
@@ -36,6 +38,16 @@ class Share:
 
     node: str
     numbers: tuple[int, ...]
+
+
+def check_urls(urls: Sequence[str]) -> None:
+    """Raises JobRefused for URLs that no job can hold."""
+    if not 1 <= len(urls) <= URLS_MAX:
+        raise JobRefused(RefusalCode.REQUEST_INVALID, f"{len(urls)} URLs are not between 1 and {URLS_MAX}")
+    for number, url in enumerate(urls):
+        if not 1 <= len(url) <= URL_LETTERS_MAX:
+            why = f"URL {number} has {len(url)} letters, which is not between 1 and {URL_LETTERS_MAX}"
+            raise JobRefused(RefusalCode.REQUEST_INVALID, why)
 
 
 def host_of(url: str) -> str:

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 import cxp2p.scrape
 from cxp2p.client import Scraped
-from cxp2p.errors import CxError, JobFailed, NoNode
+from cxp2p.errors import CxError, JobFailed, JobRefused, NoNode
 from cxp2p.net.memory import MemoryNetwork
 from cxp2p.records import (
     FailureCode,
@@ -80,9 +80,9 @@ async def test_the_library_asks_for_pages_in_one_call(autojump_clock: MockClock)
         )
         with pytest.raises(NoNode, match="no live node"):
             await net.scrape(FEW, model="nobody", patience_s=1)
-        with pytest.raises(ValueError, match="2048 characters"):
-            await net.scrape("https://a.example/" + "x" * 2048)
-        with pytest.raises(ValueError, match="50 items"):
+        with pytest.raises(JobRefused, match="URL 1 has 2049 letters"):
+            await net.scrape(["https://a.example/", "x" * 2049])
+        with pytest.raises(JobRefused, match="51 URLs are not between 1 and 50"):
             await net.scrape(urls_of(51, 1))
 
     assert got.pages == right(FEW[:1])
