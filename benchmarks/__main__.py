@@ -7,7 +7,8 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from importlib.metadata import version
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -18,10 +19,16 @@ from rich.table import Table
 
 from benchmarks import embed, engine, path, wire
 from benchmarks.figures import Figure
+from cxp2p.paths import default_data_path
+from cxp2p_node.catalog import look_up
+from cxp2p_node.models import Store
 
 BENCHMARKS: Final[Mapping[str, Callable[[float], list[Figure]]]] = MappingProxyType(
     {"embed": embed.measure, "engine": engine.measure, "path": path.measure, "wire": wire.measure}
 )
+PACKAGES = ("cbor2", "cryptography", "libp2p", "llama-cpp-python", "piper-tts", "pydantic", "selectolax", "xllamacpp")
+MODELS = (engine.MODEL, embed.MODEL)
+WIDTH_MIN = 140  # names and numbers stay on one line, also in a file
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -34,10 +41,8 @@ def main(names: tuple[str, ...], seconds: float, as_json: bool) -> None:
     results = {name: BENCHMARKS[name](seconds) for name in names or sorted(BENCHMARKS)}
     RESULTS.mkdir(exist_ok=True)
     for name, figures in results.items():
-        rows = [
-            {**asdict(figure), "ratio": figure.ratio, "goal": _goal(figure), "met": figure.met} for figure in figures
-        ]
-        text = json.dumps({"benchmark": name, "machine": _machine(), "figures": rows}, indent=2)
+        facts = {"benchmark": name, "taken_on": date.today().isoformat(), "machine": _machine(), "models": _models()}
+        text = json.dumps({**facts, "figures": [_row(figure) for figure in figures]}, indent=2)
         (RESULTS / f"{name}.json").write_text(text + "\n")
         if as_json:
             click.echo(text)
@@ -59,8 +64,23 @@ def _machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in ("libp2p", "cbor2", "pydantic", "cryptography")},
+        "packages": {name: version(name) for name in PACKAGES if _is_there(name)},
     }
+
+
+def _is_there(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _models() -> dict[str, str]:
+    """SHA-256 of the files that are measured, of those that are here."""
+    store = Store(default_data_path("models"))
+    entries = [look_up(name) for name in MODELS]
+    return {entry.name: store.digest(entry).hex() for entry in entries if store.has(entry)}
 
 
 def _processor() -> str:
@@ -83,7 +103,7 @@ def _print(name: str, figures: list[Figure]) -> None:
         numbers = (_number(rate) for rate in (ours.median, ours.least, ours.most, peer.median))
         met = {None: "", True: "met", False: "missed"}[figure.met]
         table.add_row(figure.name, *numbers, f"{figure.ratio:.2f}", _goal(figure) or "", met, figure.peer_is)
-    Console(width=max(100, Console().width)).print(table)
+    Console(width=max(WIDTH_MIN, Console().width)).print(table)
 
 
 def _number(value: float) -> str:

@@ -1,6 +1,8 @@
 """Our engine beside llama.cpp's own server engine (`xllamacpp`): the same model file, prompts, lengths and threads.
 
-Both are loaded; they take turns, so that a busy machine slows both. 128 new tokens a job at temperature 0.
+Both are loaded; they take turns, so that a busy machine slows both. 128 new tokens a job at temperature 0. How long a
+running answer pauses while others' prompts are read is ours to choose (`prompt_steps_max`): few steps, as a node has it
+unless told otherwise, or many, for the most tokens a second in all.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,6 +29,7 @@ from cxp2p.paths import default_data_path
 from cxp2p.records import ChatJob, Message, Piece, Prices, Role, Sampling
 from cxp2p_node.catalog import look_up
 from cxp2p_node.engines.llama import Llama, LlamaSettings, open_llama
+from cxp2p_node.engines.serving import PROMPT_STEPS_MAX
 from cxp2p_node.models import Store
 
 MODEL = "smollm2:135m"
@@ -36,6 +40,7 @@ ROUNDS = 3
 THREADS = os.cpu_count() or 1
 LENGTHS = (1, 20, 60)  # times a sentence: prompts are short and long
 SHARING_SLOTS = 4
+PATIENT_STEPS = 20.0  # of those who generate, for prompts: as long as a server waits that reads them whole
 GOALS = {1: Goal(ratio=1.15), 8: Goal(ratio=1.2), 16: Goal(ratio=1.2)}
 PEER = "xllamacpp server engine"
 PEER_PROGRAM = Path(__file__).with_name("peer_llama.py")
@@ -43,10 +48,11 @@ PEER_PROGRAM = Path(__file__).with_name("peer_llama.py")
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One burst of jobs: tokens in a second, over wall time, and the median time to the first token in ms."""
+    """One burst of jobs: tokens in a second, over wall time; ms to the first token (median); longest pause in ms."""
 
     rate: float
     first_ms: float
+    pause_ms: float
 
 
 Burst: TypeAlias = Callable[[list[list[dict[str, str]]]], Awaitable[Turn]]
@@ -70,32 +76,43 @@ def require_peer() -> None:
 
 
 async def _measure(path: Path, slots: int) -> list[Figure]:
-    async with _ours(path, slots) as ours, _peer(path, slots) as peer:
-        turns: dict[str, list[Turn]] = {"ours": [], "peer": []}
+    async with _ours(path, slots) as ours, _ours(path, slots, PATIENT_STEPS) as patient, _peer(path, slots) as peer:
+        bursts = {"ours": ours, "patient": patient, "peer": peer}
+        turns: dict[str, list[Turn]] = {name: [] for name in bursts}
         for round_ in range(ROUNDS + 1):
             talks = [talk(round_ * slots + number, number) for number in range(slots)]
-            for name, burst in (("ours", ours), ("peer", peer)):
+            for name, burst in bursts.items():
                 turn = await burst(talks)
                 if round_:  # the first one warms up
                     turns[name].append(turn)
-        figures = [
-            Figure(
-                name=f"{slots} at once, tokens/s",
-                ours=Rate.of([turn.rate for turn in turns["ours"]]),
-                peer=Rate.of([turn.rate for turn in turns["peer"]]),
-                peer_is=PEER,
-                goal=GOALS.get(slots),
-            ),
-            Figure(
-                name=f"{slots} at once, median ms to the first token",
-                ours=Rate.of([turn.first_ms for turn in turns["ours"]]),
-                peer=Rate.of([turn.first_ms for turn in turns["peer"]]),
-                peer_is=PEER,
-            ),
-        ]
+        figures = _beside_the_peer(slots, turns)
         if slots == SHARING_SLOTS:
             figures += [await _shared_prompt("ours", ours), await _shared_prompt("the peer", peer)]
         return figures
+
+
+def _beside_the_peer(slots: int, turns: Mapping[str, Sequence[Turn]]) -> list[Figure]:
+    def figure(what: str, whose: str, of: Callable[[Turn], float], goal: Goal | None = None) -> Figure:
+        return Figure(
+            name=f"{slots} at once, {what}",
+            ours=Rate.of([of(turn) for turn in turns[whose]]),
+            peer=Rate.of([of(turn) for turn in turns["peer"]]),
+            peer_is=PEER,
+            goal=goal,
+        )
+
+    figures = [
+        figure("tokens/s", "ours", lambda turn: turn.rate, GOALS.get(slots)),
+        figure("median ms to the first token", "ours", lambda turn: turn.first_ms),
+    ]
+    if slots > 1:
+        figures += [
+            figure("longest pause in an answer, ms", "ours", lambda turn: turn.pause_ms),
+            figure("tokens/s, prompts first", "patient", lambda turn: turn.rate, GOALS.get(slots)),
+            figure("median ms to the first token, prompts first", "patient", lambda turn: turn.first_ms),
+            figure("longest pause in an answer, ms, prompts first", "patient", lambda turn: turn.pause_ms),
+        ]
+    return figures
 
 
 async def _shared_prompt(whose: str, burst: Burst) -> Figure:
@@ -124,7 +141,7 @@ def talk(seed: int, number: int) -> list[dict[str, str]]:
 
 
 @asynccontextmanager
-async def _ours(path: Path, slots: int) -> AsyncIterator[Burst]:
+async def _ours(path: Path, slots: int, prompt_steps_max: float = PROMPT_STEPS_MAX) -> AsyncIterator[Burst]:
     settings = LlamaSettings(
         model=MODEL,
         path=path,
@@ -134,36 +151,44 @@ async def _ours(path: Path, slots: int) -> AsyncIterator[Burst]:
         queue_max=slots,
         context_units=CONTEXT,
         threads=THREADS,
+        prompt_steps_max=prompt_steps_max,
     )
     async with open_llama(settings) as engine:
 
         async def burst(talks: list[list[dict[str, str]]]) -> Turn:
             tokens: list[int] = []
-            firsts: list[float] = []
+            heard: list[list[float]] = []
             begun = time.perf_counter()
             async with trio.open_nursery() as nursery:
                 for talk in talks:
-                    nursery.start_soon(_one, engine, talk, tokens, firsts)
-            return Turn(sum(tokens) / (time.perf_counter() - begun), 1000 * statistics.median(firsts))
+                    nursery.start_soon(_one, engine, talk, tokens, heard)
+            return turn_of(sum(tokens), begun, heard)
 
         yield burst
 
 
-async def _one(engine: Llama, talk: list[dict[str, str]], tokens: list[int], firsts: list[float]) -> None:
-    begun = time.perf_counter()
-    heard = False
+async def _one(engine: Llama, talk: list[dict[str, str]], tokens: list[int], heard: list[list[float]]) -> None:
+    times: list[float] = []
 
     async def emit(piece: Piece) -> None:
-        nonlocal heard
         await trio.lowlevel.checkpoint()
-        if not heard:
-            heard = True
-            firsts.append(time.perf_counter() - begun)
+        times.append(time.perf_counter())
 
     messages = tuple(Message(role=Role(turn["role"]), content=turn["content"]) for turn in talk)
     job = ChatJob(model=MODEL, messages=messages, sampling=Sampling(temperature=0))
     usage = await engine.run(job, 1, TOKENS, emit, lambda in_units, cached_units: None)
     tokens.append(usage.out_units)
+    heard.append(times)
+
+
+def turn_of(tokens: int, begun: float, heard: Sequence[Sequence[float]]) -> Turn:
+    """What a burst was like, by when each job was heard, in seconds; it has just ended."""
+    pauses = [after - before for times in heard for before, after in pairwise(times)]
+    return Turn(
+        rate=tokens / (time.perf_counter() - begun),
+        first_ms=1000 * statistics.median(times[0] - begun for times in heard),
+        pause_ms=1000 * max(pauses, default=0.0),
+    )
 
 
 @asynccontextmanager
@@ -192,8 +217,7 @@ async def _peer(path: Path, slots: int) -> AsyncIterator[Burst]:
 
     async def burst(talks: list[list[dict[str, str]]]) -> Turn:
         await stdin.send_all(json.dumps(talks).encode() + b"\n")
-        rate, first_ms = await answer()
-        return Turn(rate, first_ms)
+        return Turn(*await answer())
 
     try:
         await answer()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import threading
 import time
+from dataclasses import astuple
 from typing import Any
 
 import xllamacpp
+
+from benchmarks.engine import turn_of
 
 
 def main() -> None:
@@ -26,38 +28,35 @@ def main() -> None:
     for line in sys.stdin:
         talks = json.loads(line)
         tokens: list[int] = []
-        firsts: list[float] = []
+        heard: list[list[float]] = []
         begun = time.perf_counter()
         asking = [
-            threading.Thread(target=ask, args=(server, talk, settings["tokens"], tokens, firsts)) for talk in talks
+            threading.Thread(target=ask, args=(server, talk, settings["tokens"], tokens, heard)) for talk in talks
         ]
         for thread in asking:
             thread.start()
         for thread in asking:
             thread.join()
-        rate = sum(tokens) / (time.perf_counter() - begun)
-        sys.stdout.write(json.dumps([rate, 1000 * statistics.median(firsts)]) + "\n")
+        sys.stdout.write(json.dumps(astuple(turn_of(sum(tokens), begun, heard))) + "\n")
         sys.stdout.flush()
 
 
-def ask(server: Any, talk: list[dict[str, str]], tokens_max: int, tokens: list[int], firsts: list[float]) -> None:
-    begun = time.perf_counter()
+def ask(server: Any, talk: list[dict[str, str]], tokens_max: int, tokens: list[int], heard: list[list[float]]) -> None:
     made = 0
-    heard = False
+    times: list[float] = []
 
     def take(chunk: Any) -> None:
-        nonlocal made, heard
+        nonlocal made
         for event in chunk if isinstance(chunk, list) else [chunk]:
             facts = event if isinstance(event, dict) else json.loads(event)
-            content = [choice.get("delta", {}).get("content") for choice in facts.get("choices", [])]
-            if any(content) and not heard:
-                heard = True
-                firsts.append(time.perf_counter() - begun)
+            if any(choice.get("delta", {}).get("content") for choice in facts.get("choices", [])):
+                times.append(time.perf_counter())
             made = (facts.get("timings") or {}).get("predicted_n") or made
 
     asked = {"messages": talk, "max_tokens": tokens_max, "stream": True, "temperature": 0, "timings_per_token": True}
     server.handle_chat_completions(asked, take)
     tokens.append(made)
+    heard.append(times)
 
 
 if __name__ == "__main__":

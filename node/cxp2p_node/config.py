@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cxp2p.errors import SettingsError
 from cxp2p.peer import PeerSettings
 from cxp2p_node.catalog.sources import check_name, parse_source
-from cxp2p_node.engines.serving import CacheType, FlashAttention, Split
+from cxp2p_node.engines.serving import PROMPT_STEPS_MAX, CacheType, FlashAttention, Split
 
 # µcredits per million tokens: a small model on a home machine, well under what hosted models of its size cost.
 PRICE_IN = 20_000
@@ -33,6 +33,13 @@ class TuningSettings(BaseModel):
         CacheType.F16, description="How the context is kept; q8_0 takes half the memory of f16, q4_0 a quarter."
     )
     flash_attention: FlashAttention = Field(FlashAttention.AUTO, description="auto: where the device can.")
+    prompt_steps_max: float = Field(
+        PROMPT_STEPS_MAX,
+        ge=1,
+        le=1000,
+        description="How many steps of those who generate others' prompts may take at once. "
+        "More: more tokens a second in all, and longer pauses in running answers.",
+    )
     main_gpu: int = Field(0, ge=0, le=255, description="The GPU that has the model, if it is not split.")
     gpu_split: Split = Field(Split.LAYER, description="How several GPUs share a model: layer, row, or none: one GPU.")
     gpu_shares: tuple[float, ...] = Field(

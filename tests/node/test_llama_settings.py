@@ -43,6 +43,7 @@ def test_all_that_is_set_reaches_the_parameters_of_llama_cpp(facts: ModelFacts) 
             "ubatch": 128,
             "cache_type": "q8_0",
             "flash_attention": "on",
+            "prompt_steps_max": 6.5,
             "main_gpu": 2,
             "gpu_split": "row",
             "gpu_shares": [3, 1],
@@ -62,6 +63,7 @@ def test_all_that_is_set_reaches_the_parameters_of_llama_cpp(facts: ModelFacts) 
     assert (context.n_batch, context.n_ubatch) == (256, 128)
     assert (context.n_threads, context.n_threads_batch) == (4, 5)
     assert (context.type_k, context.type_v, context.flash_attn_type) == (8, 8, 1)
+    assert serving.prompt_steps_max == 6.5
     assert not context.kv_unified
     assert context.offload_kqv
 

@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from cxp2p_node.engines.pace import ALONE_S_GOAL, ALONE_TOKENS_MIN, SHARED_TOKENS_MIN, STEPS_LOST_MAX, Pace
+from cxp2p_node.engines.pace import ALONE_S_GOAL, ALONE_TOKENS_MIN, SHARED_TOKENS_MIN, Pace
+from cxp2p_node.engines.serving import PROMPT_STEPS_MAX
 from cxp2p_node.engines.slots import Phase, Slots
 
 
@@ -64,7 +65,7 @@ def test_a_long_prompt_does_not_stall_those_who_generate(machine: Machine, strea
         made.done(batch)
         pace.prompted(tokens, streams, prompt_s)
         gaps.append(prompt_s)
-    allowed = STEPS_LOST_MAX * sum(steps) / len(steps)
+    allowed = PROMPT_STEPS_MAX * sum(steps) / len(steps)
     least_s = machine.fixed_s + SHARED_TOKENS_MIN * machine.prompt_token_s
     noise = 1 + machine.noise
     assert max(gaps[1:]) <= max(allowed, least_s) * noise * 1.05
@@ -95,7 +96,17 @@ def test_a_machine_that_gets_slower_is_believed_soon() -> None:
     for _ in range(16):
         tokens = pace.prompt_tokens(2)
         pace.prompted(tokens, 2, tokens * 0.001)
-    assert pace.prompt_tokens(2) * 0.001 == pytest.approx(STEPS_LOST_MAX * 0.02, rel=0.3)
+    assert pace.prompt_tokens(2) * 0.001 == pytest.approx(PROMPT_STEPS_MAX * 0.02, rel=0.3)
+
+
+def test_prompts_take_as_many_steps_as_is_set() -> None:
+    """Of a batch that costs 1 ms a token, beside steps of 20 ms."""
+    for prompt_steps_max in (1.0, 2.0, 8.0):
+        pace = Pace(512, prompt_steps_max)
+        for _ in range(20):
+            pace.stepped(2, 0.02)
+            pace.prompted(pace.prompt_tokens(2), 2, pace.prompt_tokens(2) * 0.001)
+        assert pace.prompt_tokens(2) * 0.001 == pytest.approx(prompt_steps_max * 0.02, rel=0.3)
 
 
 def test_one_batch_that_others_held_up_changes_little() -> None:

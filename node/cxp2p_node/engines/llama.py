@@ -16,6 +16,7 @@ from cxp2p_node.engines.serving import (
     BATCH_CPU,
     CONTEXT_UNITS_MAX,
     NO_GPU,
+    PROMPT_STEPS_MAX,
     UBATCH,
     CacheType,
     FlashAttention,
@@ -49,6 +50,7 @@ class LlamaSettings:
     gpu: Gpu = NO_GPU
     cache_type: CacheType = CacheType.F16
     flash_attention: FlashAttention = FlashAttention.AUTO
+    prompt_steps_max: float = PROMPT_STEPS_MAX
 
 
 class Llama:
@@ -106,6 +108,7 @@ def serving_of(settings: LlamaSettings) -> Serving:
         gpu=replace(settings.gpu, layers=settings.gpu_layers),
         cache_type=settings.cache_type,
         flash_attention=settings.flash_attention,
+        prompt_steps_max=settings.prompt_steps_max,
     )
 
 

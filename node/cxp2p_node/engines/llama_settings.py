@@ -52,6 +52,7 @@ def llama_settings(
         gpu=Gpu(main=tuning.main_gpu, split=tuning.gpu_split, shares=tuning.gpu_shares),
         cache_type=tuning.cache_type,
         flash_attention=tuning.flash_attention,
+        prompt_steps_max=tuning.prompt_steps_max,
     )
 
 

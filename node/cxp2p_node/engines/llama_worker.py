@@ -61,9 +61,9 @@ def listen(source: BinaryIO, starts: Starts, inbox: Inbox, brakes: list[Brake]) 
         os._exit(0)
 
 
-def warm_up(model: Model) -> Pace:
+def warm_up(model: Model, prompt_steps_max: float) -> Pace:
     """The first decodes are slow: have them before the first job, and then see how fast the others are."""
-    pace = Pace(model.batch_max)
+    pace = Pace(model.batch_max, prompt_steps_max)
     count = min(WARM_UP_TOKENS, model.batch_max, model.context_units - 2)
     for _ in range(2):
         begun = time.monotonic()
@@ -90,7 +90,7 @@ def main() -> None:
         model = Model(path, serving)
         source = model.template() or CHATML
         template = ChatTemplate(source, bos=model.bos(), eos=model.eos(), wall_s=time.time())
-        pace = warm_up(model)
+        pace = warm_up(model, serving.prompt_steps_max)
     except (LoadError, jinja2.TemplateError) as error:
         out.write(pack(Unfit(reason=str(error)[:512])))
         out.flush()

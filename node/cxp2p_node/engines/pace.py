@@ -1,15 +1,16 @@
 """How many tokens of prompts the next batch takes: so many that nobody else waits for long. Pure.
 
-While sequences generate, a batch of prompts takes at most twice as long as one of their steps. When none does it is
-large, as large ones are faster; what is in it can be stopped in the middle. All is learnt from the last batches, the
-smallest ones first; one that took far longer than the others is taken for what other programs did to it.
+While sequences generate, a batch of prompts takes at most as long as a few of their steps, two unless set. When none
+does it is large, as large ones are faster; what is in it can be stopped in the middle. All is learnt from the last
+batches, the smallest ones first; one that took far longer than the others is taken for what other programs did to it.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-STEPS_LOST_MAX: Final = 2.0  # decode steps that a batch of prompts may take, of those who generate meanwhile
+from cxp2p_node.engines.serving import PROMPT_STEPS_MAX
+
 ALONE_S_GOAL: Final = 0.25  # a new job waits for so long at most before it has a part in the next batch
 SHARED_TOKENS_MIN: Final = 1  # what a prompt always gets: it is no more than one more sequence in a step
 ALONE_TOKENS_MIN: Final = 32  # fewer make no use of a batch: the weights are read once for all of it
@@ -19,10 +20,14 @@ SURPRISE_MAX: Final = 3.0  # times as long as expected: more of it is not the ba
 
 
 class Pace:
-    """What is known of a model's speed on this machine. A batch holds `batch_max` tokens."""
+    """What is known of a model's speed on this machine. A batch holds `batch_max` tokens.
 
-    def __init__(self, batch_max: int) -> None:
+    `prompt_steps_max`: how many steps of those who generate a batch of prompts may take.
+    """
+
+    def __init__(self, batch_max: int, prompt_steps_max: float = PROMPT_STEPS_MAX) -> None:
         self._batch_max = batch_max
+        self._prompt_steps_max = prompt_steps_max
         self._step_s: dict[int, float] = {}  # by how many sequences took part
         self._shared = Speed(batch_max)
         self._alone = Speed(batch_max)
@@ -39,7 +44,7 @@ class Pace:
         step_s = self.step_s(generating)
         if step_s is None:
             return SHARED_TOKENS_MIN
-        return self._shared.tokens(STEPS_LOST_MAX * step_s, SHARED_TOKENS_MIN)
+        return self._shared.tokens(self._prompt_steps_max * step_s, SHARED_TOKENS_MIN)
 
     def stepped(self, sequences: int, seconds: float) -> None:
         """A step of so many generating sequences took so long."""

@@ -10,6 +10,7 @@ CONTEXT_UNITS_MAX: Final = 8192  # for each slot, unless set: a longer one costs
 BATCH_CPU: Final = 512
 BATCH_GPU: Final = 2048
 UBATCH: Final = 512
+PROMPT_STEPS_MAX: Final = 2.0  # decode steps that a batch of prompts may take, of those who generate meanwhile
 SPARED_CORES_FROM: Final = 8  # from so many cores on one is left to the node: its work else stops all threads at times
 
 
@@ -74,6 +75,7 @@ class Serving:
     gpu: Gpu = NO_GPU
     cache_type: CacheType = CacheType.F16
     flash_attention: FlashAttention = FlashAttention.AUTO
+    prompt_steps_max: float = PROMPT_STEPS_MAX
 
 
 def threads_for(cores: float) -> int:
