@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import gguf
+import llama_cpp
 import psutil
 import pytest
 
+from cxp2p.errors import SettingsError
 from cxp2p.records import EmbedJob, Piece, Service
 from cxp2p_node.config import ModelSettings
 from cxp2p_node.engines import embed
@@ -71,3 +74,16 @@ def test_each_thread_has_an_encoder_up_to_a_limit_and_one_takes_long_inputs(
 ) -> None:
     settings = settings_of(Path("x"), context_units=context_units, threads=threads)
     assert embed.packs_of(replace(settings, gpu_layers=gpu_layers)) == packs
+
+
+@pytest.mark.parametrize("write", [write_tiny_bert, write_tiny_model])
+async def test_layers_for_a_gpu_are_refused_by_a_llama_cpp_that_has_none(
+    write: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """They would be computed here, in memory that was not reckoned with."""
+    if llama_cpp.llama_supports_gpu_offload():
+        pytest.skip("this llama.cpp can use a GPU")
+    model = ModelSettings(name="mine", path=write(tmp_path / "tiny.gguf"), threads=1, gpu_layers=-1)
+    with pytest.raises(SettingsError, match="built without a GPU's support"):
+        async with open_engine(model, Store(tmp_path / "models")):
+            pass

@@ -11,6 +11,10 @@ from typing import Any
 import llama_cpp as llama
 
 LOG_LEVEL_ERROR = 4
+NO_GPU_BUILD = (
+    "`gpu_layers` is set, but the llama.cpp here is built without a GPU's support: leave it out, or install a build "
+    "with it, see docs/models.md"
+)
 STOPPED = (b"failed with error 1\n", b"compute status: 1\n", b"ret = 2\n")  # llama.cpp was told to stop: no error
 
 
@@ -34,7 +38,12 @@ def load_model(path: Path, gpu_layers: int) -> Any:
 
 
 def load_model_with(path: Path, params: Any) -> Any:
-    """The same, with llama.cpp's own parameters."""
+    """The same, with llama.cpp's own parameters.
+
+    Layers for a GPU that this build cannot use would be computed here, in memory that nobody had reckoned with.
+    """
+    if params.n_gpu_layers and not llama.llama_supports_gpu_offload():
+        raise LoadError(NO_GPU_BUILD)
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # before it aborts, it would start a debugger and wait for it
     llama.llama_log_set(_log, ctypes.c_void_p(0))
     llama.llama_backend_init()
