@@ -1,15 +1,18 @@
-"""Our embedding engine beside llama.cpp's own server engine and beside plain llama-cpp-python: the same model file.
+"""Embeddings beside llama.cpp's own server engine and beside plain llama-cpp-python: the same model file.
 
-1,000 texts of 5 to 200 words, asked for in lists; and one short text after another, as a search does it. All three are
-loaded, and take turns with every list, so that a busy machine slows all of them.
+1,000 texts of 5 to 200 words, asked for in lists, through the whole network (gateway, libp2p, node: the peers have none
+of that) and of the engine alone; and one short text after another, as a search does it. All are loaded, and take turns
+with every list, so that a busy machine slows all of them.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,9 +22,11 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 import click
+import httpx
 import trio
 
 from benchmarks.figures import Figure, Goal, Rate
+from benchmarks.network import open_network
 from cxp2p.paths import default_data_path
 from cxp2p.records import EmbedJob, Piece, Prices
 from cxp2p_node.catalog import look_up
@@ -44,6 +49,7 @@ PEERS: Final[Mapping[str, str]] = MappingProxyType(
     {"xllamacpp": "xllamacpp server engine", "llama-cpp-python": "llama-cpp-python"}
 )
 PEER_PROGRAM = Path(__file__).with_name("peer_embed.py")
+PATIENCE_S = 120.0
 GOAL = Goal(ratio=1.5)
 
 # Words as they come in English texts, the frequent ones more often than the others.
@@ -74,7 +80,10 @@ def measure(seconds: float) -> list[Figure]:
 
 async def _measure(path: Path) -> list[Figure]:
     async with AsyncExitStack() as stack:
-        asks = {"ours": await stack.enter_async_context(_ours(path))}
+        asks = {
+            "network": await stack.enter_async_context(_network()),
+            "ours": await stack.enter_async_context(_ours(path)),
+        }
         for peer in PEERS:
             asks[peer] = await stack.enter_async_context(_peer(path, peer))
         texts = random_texts(TEXTS + LIST)
@@ -89,19 +98,18 @@ async def _measure(path: Path) -> list[Figure]:
                 if round_:  # the first one warms up
                     listed[name].append(len(some) / took_s)
                     single[name].append(len(shorts) / sum(short_s))
-    figures = []
-    for what, rates, goal in (("lists of 100", listed, GOAL), (f"one of ≤{SHORT_WORDS} words at a time", single, None)):
-        figures += [
-            Figure(
-                name=f"{what}, texts/s",
-                ours=Rate.of(rates["ours"]),
-                peer=Rate.of(rates[peer]),
-                peer_is=peer_is,
-                goal=goal,
-            )
-            for peer, peer_is in PEERS.items()
-        ]
-    return figures
+    return [
+        Figure(
+            name=f"{what}, {where}, texts/s",
+            ours=Rate.of(rates[whose]),
+            peer=Rate.of(rates[peer]),
+            peer_is=peer_is,
+            goal=goal,
+        )
+        for what, rates, goal in ((f"lists of {LIST}", listed, GOAL), (f"one of ≤{SHORT_WORDS} words", single, None))
+        for where, whose in (("through the network", "network"), ("the engine alone", "ours"))
+        for peer, peer_is in PEERS.items()
+    ]
 
 
 def random_texts(count: int) -> list[str]:
@@ -109,6 +117,30 @@ def random_texts(count: int) -> list[str]:
     rng = random.Random(SEED)
     weights = [1 / (rank + 10) for rank in range(len(WORDS))]
     return [" ".join(rng.choices(WORDS, weights, k=rng.randint(WORDS_MIN, WORDS_MAX))) for _ in range(count)]
+
+
+@asynccontextmanager
+async def _network() -> AsyncIterator[Ask]:
+    """Gateway, libp2p and a node, asked over HTTP as the official packages ask: one connection, base64."""
+    with tempfile.TemporaryDirectory() as folder:
+        models = f'[[models]]\nname = "{MODEL}"\nthreads = {THREADS}\n'
+        async with (
+            open_network(Path(folder), models) as front,
+            httpx.AsyncClient(headers=front.headers, timeout=PATIENCE_S) as client,
+        ):
+
+            async def ask(texts: list[str]) -> float:
+                body = {"model": MODEL, "input": texts, "encoding_format": "base64"}
+                begun = time.perf_counter()
+                answer = await client.post(f"{front.base_url}/embeddings", json=body)
+                answer.raise_for_status()
+                vectors = [base64.b64decode(each["embedding"]) for each in answer.json()["data"]]
+                took_s = time.perf_counter() - begun
+                assert len(vectors) == len(texts)
+                return took_s
+
+            await ask(["hello"])
+            yield ask
 
 
 @asynccontextmanager

@@ -8,27 +8,24 @@ that engine called directly.
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import click
 import trio
 
 from benchmarks import engine
 from benchmarks.figures import Figure, Goal, Rate
+from benchmarks.network import HERE, Front, open_network, open_program
 from benchmarks.sse_client import Answer, ask
 from cxp2p.paths import default_data_path
 from cxp2p.records import ChatJob, Message, Piece, Prices, Role
 from cxp2p_node.catalog import look_up
 from cxp2p_node.engines.echo import Echo
 from cxp2p_node.models import Store
-from demo.network import Program, credentials, gateway_config, start, write_config
 
 SLOTS = 8
 ROUNDS = 3
@@ -37,7 +34,13 @@ WORDS = 64
 STREAMS = 20  # of 64 words, one after another
 PEER = "xllamacpp HTTP server"
 DIRECT = "the engine, called directly"
-HERE = Path(__file__).parent
+MODELS = f"""\
+[[models]]
+name = "{engine.MODEL}"
+slots = {SLOTS}
+context_units = {engine.CONTEXT}
+threads = {engine.THREADS}
+"""
 
 
 def measure(seconds: float) -> list[Figure]:
@@ -48,7 +51,8 @@ def measure(seconds: float) -> list[Figure]:
 
 async def _measure() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
-        async with _network(Path(folder)) as (base_url, headers):
+        async with _network(Path(folder)) as front:
+            base_url, headers = front.base_url, front.headers
             added = [await _added_first(base_url, headers), await _added_token(base_url, headers)]
             async with _peer() as peer_url:
                 return [*await _tokens(base_url, headers, peer_url), *added]
@@ -163,82 +167,23 @@ def _spread(values: list[float]) -> Rate:
 
 
 @asynccontextmanager
-async def _network(state: Path) -> AsyncIterator[tuple[str, dict[str, str]]]:
-    """Bootstrap peer, node, node without a model, gateway. Gives the gateway's URL, and the headers to send."""
-    logs = state / "logs"
+async def _network(state: Path) -> AsyncIterator[Front]:
+    """A network with the model, and with a node without one."""
     async with AsyncExitStack() as stack:
-        boot = ["bootstrap", "--listen", "/ip4/127.0.0.1/tcp/0", "--data", str(state / "bootstrap")]
-        bootstrap = await stack.enter_async_context(start("bootstrap peer", boot, logs / "bootstrap.log"))
-        addresses = bootstrap.facts["ready"]["addresses"]
-        assert isinstance(addresses, list)
-        node_file = write_config(state / "node.toml", _node_config(state / "node", addresses[0]))
-        gateway_file = write_config(state / "gateway.toml", gateway_config(state / "gateway", addresses[0], 0))
-        await stack.enter_async_context(start("node", ["node", "run", "--config", str(node_file)], logs / "node.log"))
-        await stack.enter_async_context(_echo_node(state / "echo", addresses[0]))
-        gateway = await stack.enter_async_context(
-            start("gateway", ["gateway", "run", "--config", str(gateway_file)], logs / "gateway.log")
+        front = await stack.enter_async_context(open_network(state, MODELS))
+        await stack.enter_async_context(
+            open_program([str(HERE / "echo_node.py"), str(state / "echo"), front.bootstrap])
         )
-        known = credentials(state, gateway)
-        headers = {"Authorization": f"Bearer {known['api_key']}", "X-User-Id": known["user_id"]}
-        base_url = gateway.fact("ready", "url") + "/api/v1"
-        await _until_served(base_url, headers, gateway)
-        yield base_url, headers
-
-
-def _node_config(data_path: Path, bootstrap: str) -> str:
-    return f"""\
-data_path = {json.dumps(str(data_path))}
-
-[peer]
-listen = ["/ip4/127.0.0.1/tcp/0"]
-bootstrap = [{json.dumps(bootstrap)}]
-
-[[models]]
-name = "{engine.MODEL}"
-slots = {SLOTS}
-context_units = {engine.CONTEXT}
-threads = {engine.THREADS}
-"""
-
-
-async def _until_served(base_url: str, headers: Mapping[str, str], gateway: Program) -> None:
-    """A fresh gateway waits a few seconds for a first node; so does this, for each model."""
-    for model in (engine.MODEL, "echo-at-once", "echo-200-a-second"):
-        talk = [{"role": "user", "content": "hello"}]
-        await ask(base_url, headers, {"model": model, "messages": talk, "max_tokens": 2})
-
-
-@asynccontextmanager
-async def _echo_node(data_path: Path, bootstrap: str) -> AsyncIterator[None]:
-    async with _program([str(HERE / "echo_node.py"), str(data_path), bootstrap]):
-        yield
+        # A fresh gateway waits a few seconds for a first node; so does this, for each model.
+        for model in (engine.MODEL, "echo-at-once", "echo-200-a-second"):
+            talk = [{"role": "user", "content": "hello"}]
+            await ask(front.base_url, front.headers, {"model": model, "messages": talk, "max_tokens": 2})
+        yield front
 
 
 @asynccontextmanager
 async def _peer() -> AsyncIterator[str]:
     path = Store(default_data_path("models")).pull(look_up(engine.MODEL), lambda what, done, total: None)
     settings = {"path": str(path), "slots": SLOTS, "context": engine.CONTEXT, "threads": engine.THREADS}
-    async with _program([str(HERE / "peer_http.py"), json.dumps(settings)]) as facts:
+    async with open_program([str(HERE / "peer_http.py"), json.dumps(settings)]) as facts:
         yield str(facts["url"])
-
-
-@asynccontextmanager
-async def _program(arguments: list[str]) -> AsyncIterator[dict[str, object]]:
-    """Runs a Python program of this folder; gives the first line of JSON that it prints."""
-    env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-    process = await trio.lowlevel.open_process(
-        [sys.executable, *arguments], stdin=-1, stdout=-1, stderr=-3, env=env, start_new_session=True
-    )
-    assert process.stdout is not None
-    line = b""
-    try:
-        while not line.endswith(b"\n"):
-            data = await process.stdout.receive_some()
-            if not data:
-                raise click.ClickException(f"{arguments[0]} ended with exit code {await process.wait()}")
-            line += data
-        yield json.loads(line)
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
