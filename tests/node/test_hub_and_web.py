@@ -238,6 +238,7 @@ def test_what_is_no_model_is_not_kept(host: Host, store: Store) -> None:
     with pytest.raises(ModelError, match="cannot be served: it is not a GGUF file"):
         store.pull(store.entry("mine:1b", web(host)), quiet)
     assert not store.has(store.entry("mine:1b", web(host)))
+    assert leftovers(store) == []
 
 
 @pytest.mark.parametrize(
@@ -281,5 +282,12 @@ def test_an_answer_that_is_too_long_ends_when_there_is_no_room(host: Host, tmp_p
 
 
 def test_a_server_that_fails_is_told(host: Host, store: Store) -> None:
-    with pytest.raises(ModelError, match="the server answers 404"):
+    with pytest.raises(ModelError, match="the server answers 404 Not Found: is the address right"):
         store.pull(store.entry("mine:1b", web(host, "/gone")), quiet)
+
+
+def test_a_server_that_cannot_be_reached_is_told(host: Host, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """It is no fault of the disk, and nothing was pinned."""
+    with pytest.raises(ModelError, match=r"mine:1b: the server cannot be reached: .*refused.*HTTPS_PROXY"):
+        store.pull(store.entry("mine:1b", "https://127.0.0.1:9/tiny.gguf"), quiet)
+    assert "pinned" not in caplog.text

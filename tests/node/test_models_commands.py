@@ -97,7 +97,7 @@ def test_show_has_all_that_is_known(host: Host, models: Models) -> None:
     for said in (HUB, "chat", facts["sha256"], "unknown", f"{CONTEXT} tokens", "MiB for", "size class tide-pool"):
         assert said in page
     absent = models("show", "codellama:13b").stdout
-    assert "no: `cxp2p models pull codellama:13b` fetches it" in absent
+    assert "no: `cxp2p models pull codellama:13b --accept-licence` fetches it" in absent
     assert "pinned by the first pull" in absent
     assert "about 7.9 GB" in absent
     assert "to be accepted: --accept-licence" in absent
@@ -151,6 +151,7 @@ def test_what_is_no_model_is_not_imported(models: Models, tmp_path: Path, conten
     ("arguments", "said"),
     [
         (("pull", "tinny"), "model 'tinny' is not in the catalogue; known are: smollm2:135m"),
+        (("pull", "mine:7b"), "one of your own comes by `cxp2p models pull NAME --source SOURCE` or"),
         (("pull", "smolm2:135m"), "did you mean 'smollm2:135m'?"),
         (("pull", "a:1", "b:1", "--source", HUB), "--source is of one model"),
         (("pull", "mine:1b", "--source", "gopher:x"), "the source 'gopher:x' is not known"),
@@ -175,9 +176,26 @@ def test_each_command_has_an_example(name: str) -> None:
     assert "--json" in page
 
 
+def test_what_an_interrupted_fetch_left_is_told_and_removed(host: Host, models: Models) -> None:
+    """Also of a model that was never here, so that only its name is known."""
+
+    def killed(what: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Store(models.path).pull(Store(models.path).entry("mine:1b", HUB), killed)
+    for command_name in ("pull", "show"):
+        said = models(command_name, "mine:1b").stderr
+        assert "mine:1b is not here yet, its fetch was interrupted: give its --source again" in said
+    assert models("rm", "mine:1b").output == "mine:1b removed\n"
+    assert not list(models.path.rglob("*.part"))
+    assert "not in the catalogue" in models("rm", "mine:1b").stderr
+
+
 @pytest.mark.slow
-def test_an_interrupted_pull_says_so_and_goes_on(host: Host, tmp_path: Path, tiny: Path) -> None:
-    """Ctrl-C in the middle, with the real program: it ends by itself, and the next one fetches only the rest."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_pull_goes_on(host: Host, tmp_path: Path, tiny: Path, number: signal.Signals) -> None:
+    """Ctrl-C or `kill -9` in the middle, with the real program: the next one fetches only the rest."""
     host.files["/tiny.gguf"] = write_tiny_model(tmp_path / "large.gguf").read_bytes() + bytes(64 << 20)
     held = host.hold()
     arguments = [sys.executable, "-m", "cxp2p", "models", "pull", "mine:1b", "--json"]
@@ -186,10 +204,10 @@ def test_an_interrupted_pull_says_so_and_goes_on(host: Host, tmp_path: Path, tin
         assert process.stdout is not None
         assert process.stderr is not None
         assert json.loads(process.stdout.readline())["event"] == "progress"
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
         said = process.stderr.read()
-        assert process.wait(20) == 130
-    assert "interrupted; the next try goes on from here" in said
+        assert process.wait(20) == (130 if number is signal.SIGINT else -signal.SIGKILL)
+    assert ("interrupted; the next try goes on from here" in said) == (number is signal.SIGINT)
     held.set()
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from cxp2p.records import Service
 from cxp2p_node.catalog.sources import HubFile, LocalFile, PackagedFile, WebFile, check_name, parse_source
 from cxp2p_node.config import ModelSettings
 from cxp2p_node.models import ModelError, Store
+from cxp2p_node.models.store import SPARE_BYTES
 from file_host import HUB, Host, hosted, quiet
 from tiny_model import write_tiny_model
 
@@ -200,6 +201,30 @@ def test_a_full_disk_is_told_before_anything_is_fetched(host: Host, tmp_path: Pa
     with pytest.raises(ModelError, match="MiB are free: make room, or set models_path"):
         store.pull(store.entry("mine:1b", HUB), quiet)
     assert [each.method for each in host.asked] == ["HEAD"]
+
+
+@pytest.mark.parametrize("source", ["hub", "web"])
+def test_what_is_here_of_a_file_needs_no_room_again(host: Host, tmp_path: Path, data: bytes, source: str) -> None:
+    """The disk has room for the file once. A fetch that is killed in its middle goes on, and what it left is kept."""
+
+    def free(folder: Path) -> int:
+        used = sum(file.stat().st_size for file in folder.rglob("*.part"))
+        return SPARE_BYTES + len(data) - used
+
+    class Killed(BaseException):
+        pass
+
+    def kill(what: str, done: int, total: int) -> None:
+        if done > len(data) // 2:
+            raise Killed
+
+    store = Store(tmp_path / "models", free)
+    entry = store.entry("mine:1b", HUB if source == "hub" else f"{host.url}/tiny.gguf")
+    with pytest.raises(Killed):
+        store.pull(entry, kill)
+    assert free(store.path) < SPARE_BYTES + len(data) // 2
+    assert store.pull(entry, quiet).read_bytes() == data
+    assert host.transfers[-1] is not None
 
 
 PULL = """

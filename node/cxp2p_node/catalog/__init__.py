@@ -31,5 +31,6 @@ def unknown(name: str, others: Iterable[str]) -> SettingsError:
     """What to say of a name that is neither in the catalogue nor among `others`."""
     known = [*(entry.name for entry in CATALOG), *others]
     near = difflib.get_close_matches(name.strip().lower(), known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
+    own = "one of your own comes by `cxp2p models pull NAME --source SOURCE` or `cxp2p models import FILE --name NAME`"
+    hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}; {own}"
     return SettingsError(f"model {name!r} is not in the catalogue; {hint}")

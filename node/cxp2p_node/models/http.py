@@ -37,7 +37,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:
-    """What to fetch. `bytes_max`: what there is room for.
+    """What to fetch. `bytes_max`: what there is room for, with what is here of it.
 
     `known`: its hash is known, so that parts of two files would be noticed. `plain`: whoever set this address up may
     do without TLS, as a company does inside its walls.
@@ -118,7 +118,7 @@ def transfer(remote: Remote, part: Path, progress: FetchProgress) -> None:
     check_address(remote)
     failures = 0
     while True:
-        have = part.stat().st_size if part.exists() else 0
+        have = size_here(part)
         try:
             _transfer_once(remote, part, have, progress)
             return
@@ -136,6 +136,11 @@ def transfer(remote: Remote, part: Path, progress: FetchProgress) -> None:
         if failures >= TRIES:
             raise last
         time.sleep(PAUSE_S)
+
+
+def size_here(part: Path) -> int:
+    """How many bytes of a file are here already."""
+    return part.stat().st_size if part.exists() else 0
 
 
 def check_address(remote: Remote) -> None:

@@ -54,7 +54,10 @@ def locate(file: HubFile) -> OnHub:
     except urllib.error.HTTPError as error:
         raise HubError(_explain(file, error.code, bool(token))) from error
     except (OSError, HTTPException, http.Refused) as error:
-        raise HubError(f"{endpoint} cannot be reached: {getattr(error, 'reason', error)}") from error
+        raise HubError(
+            f"{endpoint} cannot be reached: {getattr(error, 'reason', error)}: is this machine online? HTTPS_PROXY "
+            "names a proxy, HF_ENDPOINT a mirror, and `cxp2p models import` takes a file that you have"
+        ) from error
     etag = found.get(LINKED_ETAG, "").strip('"')
     size = found.get(LINKED_SIZE, "")
     if not re.fullmatch(r"[0-9a-f]{64}", etag) or not re.fullmatch(r"[0-9]{1,15}", size):

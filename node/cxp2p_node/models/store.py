@@ -19,7 +19,7 @@ from pathlib import Path
 from cxp2p.errors import SettingsError
 from cxp2p_node import catalog
 from cxp2p_node.catalog.entries import UNKNOWN, CatalogEntry
-from cxp2p_node.catalog.sources import LocalFile, WebFile, check_name, parse_source
+from cxp2p_node.catalog.sources import LocalFile, Source, WebFile, check_name, parse_source
 from cxp2p_node.models.bring import (
     CHUNK_BYTES,
     Brought,
@@ -107,7 +107,7 @@ class Store:
     def entry(self, name: str, source: str | None = None) -> CatalogEntry:
         """The entry of a name: of the catalogue, of a model of one's own, or of `source`. Raises SettingsError."""
         if source is not None:
-            return _own_entry(name, source)
+            return _own_entry(name, *parse_source(source))
         known = catalog.find(name)
         if known is not None:
             return known
@@ -115,7 +115,22 @@ class Store:
         for entry in own:
             if entry.name == name.strip():
                 return entry
+        if self.begun(name) is not None:
+            raise SettingsError(
+                f"{name} is not here yet, its fetch was interrupted: give its --source again and it goes on, "
+                f"or `cxp2p models rm {name}` forgets it"
+            )
         raise catalog.unknown(name, (entry.name for entry in own))
+
+    def begun(self, name: str) -> CatalogEntry | None:
+        """An entry of a model of one's own of which only what an interrupted fetch left is here."""
+        if catalog.find(name) is not None or any(entry.name == name for entry in self.own()):
+            return None
+        try:
+            entry = _own_entry(name, LocalFile(self.path))
+        except SettingsError:
+            return None
+        return entry if self._left_bytes(entry) else None
 
     def check(self, entry: CatalogEntry, progress: Progress) -> bool:
         """Whether the file still has its SHA-256: reads all of it."""
@@ -151,19 +166,9 @@ class Store:
 
     def take(self, file: Path, name: str, progress: Progress, *, copy: bool = False) -> tuple[CatalogEntry, ModelFacts]:
         """Puts a GGUF file of one's own into the store. Raises SettingsError, ModelError and HeaderError."""
-        check_name(name)
+        entry = _own_entry(name, LocalFile(file.resolve(), imported=True))
         if catalog.find(name) is not None:
             raise SettingsError(f"{name} is a name of the catalogue: give yours another one")
-        entry = CatalogEntry(
-            name=name,
-            service=None,
-            source=LocalFile(file.resolve(), imported=True),
-            sha256=None,
-            size_bytes=0,
-            licence=UNKNOWN,
-            context_units=0,
-            about="",
-        )
         try:
             with self._locked(entry, progress):
                 not_in_the_way(self.record(entry), name, str(entry.source))
@@ -180,17 +185,18 @@ class Store:
         return self.entry(name), facts
 
     def remove(self, entry: CatalogEntry) -> bool:
-        """Deletes the model's file, and what an interrupted fetch of it left. False if there was none."""
+        """Deletes the model's file, and what an interrupted fetch of it left. False if there was neither."""
         with self._locked(entry, _ignore):
+            begun = bool(self._left_bytes(entry))
             clean(self._partial(entry))
             record = self.record(entry)
             if record is not None and record.name != entry.name:
-                return False
+                return begun
             self._record_path(entry.name).unlink(missing_ok=True)
             try:
                 self.file(entry).unlink()
             except FileNotFoundError:
-                return record is not None
+                return begun or record is not None
             return True
 
     # How.
@@ -200,21 +206,25 @@ class Store:
         not_in_the_way(record, entry.name, str(entry.source))
         partial = self._partial(entry)
         partial.mkdir(parents=True, exist_ok=True)
-        have = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
-        wanted = room_wanted(entry) - have
+        wanted = room_wanted(entry) - self._left_bytes(entry)
         if self._room() < wanted:
             raise ModelError(no_room(entry.name, wanted + SPARE_BYTES, self._free(self.path), self.path))
         errand = self._errand(entry, progress)
         if errand.pin is None and record is not None:
             errand = replace(errand, pin=record.digest)
+        brought = bring(errand)
         if errand.pin is None and isinstance(entry.source, WebFile):
             log.warning("%s: nothing says what %s should be; it is pinned as it is now", entry.name, entry.source)
-        brought = bring(errand)
         if errand.pin is not None and brought.sha256 != errand.pin:
             clean(partial)
             raise ModelError(wrong(entry, brought.sha256.hex(), errand.pin.hex()))
         # The catalogue's own files are known; all others are looked at before they count as a model.
-        self._keep(entry, brought, None if entry.sha256 is not None and entry.service else facts_of(brought.path))
+        try:
+            facts = None if entry.sha256 is not None and entry.service else facts_of(brought.path)
+        except HeaderError:
+            clean(partial)
+            raise
+        self._keep(entry, brought, facts)
         clean(partial)
 
     def _errand(self, entry: CatalogEntry, progress: Progress) -> Errand:
@@ -255,6 +265,10 @@ class Store:
     def _partial(self, entry: CatalogEntry) -> Path:
         return self.path / (self.file(entry).name + ".partial")
 
+    def _left_bytes(self, entry: CatalogEntry) -> int:
+        """What an interrupted fetch left."""
+        return sum(file.stat().st_size for file in self._partial(entry).rglob("*") if file.is_file())
+
     @contextmanager
     def _locked(self, entry: CatalogEntry, progress: Progress) -> Iterator[None]:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -267,13 +281,12 @@ class Store:
             yield
 
 
-def _own_entry(name: str, source: str) -> CatalogEntry:
-    """An entry of a model that only its user knows."""
-    place, pin = parse_source(source)
+def _own_entry(name: str, source: Source, pin: bytes | None = None) -> CatalogEntry:
+    """An entry of a model that only its user knows. Raises SettingsError for a name that is none."""
     return CatalogEntry(
         name=check_name(name),
         service=None,
-        source=place,
+        source=source,
         sha256=pin,
         size_bytes=0,
         licence=UNKNOWN,
