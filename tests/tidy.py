@@ -40,6 +40,7 @@ RULES = frozenset(
         "merkle",
         "rewards",
         "units",
+        "egress",
         "embed",
         "speech",
     }
