@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -19,6 +19,7 @@ from cxp2p.directory import Directory, Entry
 from cxp2p.embed import AT_ONCE_MAX, Input
 from cxp2p.errors import NoNode
 from cxp2p.identity import Identity, new_identity
+from cxp2p.known_models import name_of
 from cxp2p.net import Network
 from cxp2p.net.ask import DEADLINE_S, Asker, Books, Emit, Judge, Outcome, Settlement
 from cxp2p.net.discover import Discovery, offer_sequence
@@ -39,6 +40,7 @@ from cxp2p.records import (
     Sampling,
     ScrapeJob,
     Service,
+    service_of,
 )
 from cxp2p.scrape import AT_ONCE_MAX as SCRAPES_AT_ONCE_MAX
 from cxp2p.scrape import MODEL, check_urls
@@ -230,6 +232,8 @@ class Net:
         digest: bytes | None = None,
     ) -> Outcome:
         """One job, its pieces to `emit`, its money to `books`: what a gateway calls. See `cxp2p.net.ask.Asker.run`."""
+        name = self._offered_as(service_of(job), job.model)
+        job = job if name == job.model else replace(job, model=name)
         return await self._asker.run(job, emit, books, deadline_s=deadline_s, judge=judge, digest=digest)
 
     async def run_embed(
@@ -244,6 +248,7 @@ class Net:
         took: Took | None = None,
     ) -> Embeddings:
         """Vectors, their money to `books`: what a gateway calls. See `cxp2p.net.embedding.Embedder.run`."""
+        model = self._offered_as(Service.EMBED, model)
         return await self._embedder.run(
             model, inputs, books, truncate=truncate, deadline_s=deadline_s, at_once=at_once, took=took
         )
@@ -267,16 +272,24 @@ class Net:
         return await self._scraper.run(job, books, deadline_s=deadline_s, at_once=at_once, took=took)
 
     async def find(self, model: str, patience_s: float = PATIENCE_S, service: Service = Service.CHAT) -> None:
-        """Waits until a live node offers `model`. Raises NoNode after `patience_s`."""
-        self.discovery.want(service, model)
-        directory = self.discovery.directory
+        """Waits until a live node offers `model`, or what it is an alias of. Raises NoNode after `patience_s`."""
+        names = {name_of(model, service), model}
+        for name in names:
+            self.discovery.want(service, name)
         with trio.move_on_after(patience_s):
-            await self.discovery.until(
-                lambda: bool(directory.candidates(service, model, self._wall_ms(), trio.current_time()))
-            )
+            await self.discovery.until(lambda: any(self._is_offered(service, name) for name in names))
             return
         peers = len(self.network.connected())
         raise NoNode(f"no live node offered {model!r} in {patience_s:g} s ({peers} peers connected)")
+
+    def _offered_as(self, service: Service, model: str) -> str:
+        """What nodes call a model: its name where it is an alias, unless one offers just the alias."""
+        name = name_of(model, service)
+        return model if name == model or self._is_offered(service, model) else name
+
+    def _is_offered(self, service: Service, model: str) -> bool:
+        directory = self.discovery.directory
+        return bool(directory.candidates(service, model, self._wall_ms(), trio.current_time()))
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from cxp2p.records import Service
 
@@ -70,3 +71,11 @@ KNOWN_MODELS = (
     KnownModel("bge-m3", Service.EMBED, 567 * MILLION),
     KnownModel("qwen3-embedding:0.6b", Service.EMBED, 596 * MILLION, ("qwen3-embedding",)),
 )
+
+_NAMES: Final = {alias: known for known in KNOWN_MODELS for alias in (known.name, *known.aliases)}
+
+
+def name_of(model: str, service: Service | None = None) -> str:
+    """The name that is meant by an alias, large or small letters alike; what is none stays as it is."""
+    known = _NAMES.get(model.strip().lower())
+    return known.name if known is not None and service in (None, known.service) else model

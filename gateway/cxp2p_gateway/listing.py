@@ -13,6 +13,7 @@ from statistics import median
 from typing import Final
 
 from cxp2p.directory import Entry
+from cxp2p.known_models import name_of
 from cxp2p.records import Capability, Prices, Service
 from cxp2p_gateway.asking import ModelCard
 
@@ -73,7 +74,7 @@ class KnownModels:
         self._since_ms: OrderedDict[str, int] = OrderedDict()
 
     def __contains__(self, model: str) -> bool:
-        return model in self._since_ms or model in self._catalogue
+        return model in self._since_ms or name_of(model) in self._catalogue
 
     def see(self, entries: Iterable[Entry], wall_ms: int) -> None:
         """Notes what live nodes offer now."""

@@ -173,6 +173,7 @@ def test_token_ids_are_refused_unless_the_operator_takes_them(raw: Any, param: s
     [
         ("nomic-embed-text", True),
         ("nomic-embed-text:v1.5", True),
+        ("nomic-embed-text-v1.5", True),
         ("qwen3-embedding:0.6b", True),
         ("all-minilm-l6-v2", False),
         ("nomic-embed-text-v1", False),

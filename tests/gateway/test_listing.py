@@ -92,7 +92,7 @@ def test_a_node_that_failed_lately_is_still_listed() -> None:
 
 def test_models_are_known_from_the_first_time_on() -> None:
     """Also when nobody offers them any more; those of the catalogue always."""
-    known = KnownModels(["from the catalogue"])
+    known = KnownModels(["from the catalogue", "smollm2:135m"])
     known.see([entry("peer", capability("m"))], 5_999)
     known.see([entry("peer", capability("m"), capability("n"))], 7_000)
     known.see([], 9_000)
@@ -100,6 +100,7 @@ def test_models_are_known_from_the_first_time_on() -> None:
     assert (known.since_s("m"), known.since_s("n")) == (5, 7)
     assert "m" in known
     assert "from the catalogue" in known
+    assert "SmolLM2" in known
     assert "unheard-of" not in known
 
 

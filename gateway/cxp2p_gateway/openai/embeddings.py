@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from cxp2p.embed import DIMENSIONS_MAX, PART_VALUES_MAX, Input, shortened
+from cxp2p.known_models import name_of
 from cxp2p_gateway.faults import Condition, Fault, invalid_type, out_of_range, unsupported
 from cxp2p_gateway.fields import Fields, checked_text, kind_of, ranged_length
 from cxp2p_gateway.openai.ask import MODEL_LENGTH_MAX
@@ -57,7 +58,9 @@ class EmbedRules:
 
     def shortens(self, model: str) -> bool:
         """Whether the first numbers of this model's vectors are vectors too."""
-        return model in self.matryoshka or model.partition(":")[0] in self.matryoshka
+        return any(
+            name in self.matryoshka for name in (model, model.partition(":")[0], name_of(model).partition(":")[0])
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
