@@ -11,16 +11,31 @@ from pathlib import Path
 
 import trio
 
-from cxp2p.client import Embeddings, Emit, Hear, Judge, Net, Outcome, Settlement, Spoken, Took, join, wall_ms
+from cxp2p.client import (
+    Embeddings,
+    Emit,
+    Hear,
+    Judge,
+    Net,
+    Outcome,
+    Scraped,
+    Settlement,
+    Spoken,
+    Took,
+    join,
+    wall_ms,
+)
+from cxp2p.egress import EgressRules, rules_of
 from cxp2p.embed import Input
+from cxp2p.errors import SettingsError
 from cxp2p.identity import Identity
 from cxp2p.known_models import KNOWN_MODELS
 from cxp2p.paths import default_data_path
 from cxp2p.peer import open_peer
-from cxp2p.records import Job
+from cxp2p.records import Job, ScrapeJob
 from cxp2p_gateway.accounts import Accounts, FirstAccount, found_account
 from cxp2p_gateway.asking import Caller, ModelCard
-from cxp2p_gateway.config import EmbeddingSettings, GatewaySettings, HttpSettings
+from cxp2p_gateway.config import EmbeddingSettings, GatewaySettings, HttpSettings, ScrapeSettings
 from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
 from cxp2p_gateway.http import Front, make_app
 from cxp2p_gateway.listener import serve_http
@@ -86,6 +101,11 @@ class GatewayDoor:
     ) -> Spoken:
         return await self._dispatch.speak(caller, generation, voice, text, hear, speed=speed, deadline_s=deadline_s)
 
+    async def scrape(
+        self, caller: Caller, generation: str, job: ScrapeJob, *, took: Took, deadline_s: float
+    ) -> Scraped:
+        return await self._dispatch.scrape(caller, generation, job, took=took, deadline_s=deadline_s)
+
     async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
         return await self._dispatch.receipts(caller, generation)
 
@@ -114,6 +134,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     SettingsError, StoreError, IdentityError, PeerUnreachable.
     """
     rng = random.SystemRandom()
+    egress = _egress(settings.scrape)
     async with (
         open_store(store_path(settings), wall_ms) as store,
         open_peer(settings.peer, _data_path(settings)) as (identity, network),
@@ -128,6 +149,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             _patience(settings.http),
             schemas=schemas,
             embed_rules=_embed_rules(settings.embeddings),
+            egress=egress,
         )
         async with trio.open_nursery() as nursery:
             serve = partial(serve_http, front, settings.http.host, settings.http.port, grace_s=settings.http.grace_s)
@@ -163,6 +185,13 @@ def _patience(http: HttpSettings) -> Patience:
 
 def _embed_rules(embeddings: EmbeddingSettings) -> EmbedRules:
     return EmbedRules(token_input=embeddings.token_input, matryoshka=embeddings.matryoshka)
+
+
+def _egress(scrape: ScrapeSettings) -> EgressRules:
+    try:
+        return rules_of(scrape.ports, scrape.allow)
+    except SettingsError as error:
+        raise SettingsError(f"scrape.{error}") from None
 
 
 def _shown(host: str) -> str:

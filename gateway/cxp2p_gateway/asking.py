@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from cxp2p.client import Embeddings, Emit, Hear, Judge, Outcome, Settlement, Spoken, Took
+from cxp2p.client import Embeddings, Emit, Hear, Judge, Outcome, Scraped, Settlement, Spoken, Took
 from cxp2p.embed import Input
 from cxp2p.errors import CxError
-from cxp2p.records import Job, Prices, Service
+from cxp2p.records import Job, Prices, ScrapeJob, Service
 
 __all__ = [
     "Caller",
@@ -30,6 +30,7 @@ __all__ = [
     "Outcome",
     "Overloaded",
     "RateLimited",
+    "Scraped",
     "Settlement",
     "Spoken",
     "Took",
@@ -157,6 +158,16 @@ class Door(Protocol):
 
         It may take several jobs; all their outcomes are kept. A node that fails is not heard. Raises what `run` raises,
         and what `hear` raises.
+        """
+
+    async def scrape(
+        self, caller: Caller, generation: str, job: ScrapeJob, *, took: Took, deadline_s: float
+    ) -> Scraped:
+        """The pages of all URLs for `caller`, which may take several jobs; all their outcomes are kept.
+
+        A failure moves on to another node unseen. A URL for which no node could be had, or that was not there after
+        `deadline_s`, has that error instead of a page; if all have, it is raised. `took` as in `embed`. Raises what
+        `run` raises.
         """
 
     async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cxp2p.egress import PORTS
 from cxp2p.peer import PeerSettings
 from cxp2p_gateway.accounts import UserIdRule
 from cxp2p_gateway.openai.embeddings import MATRYOSHKA, TokenInput
@@ -72,6 +74,21 @@ class EmbeddingSettings(BaseModel):
     )
 
 
+class ScrapeSettings(BaseModel):
+    """Which URLs `POST /scrape` takes. A node looks at each again, and at what its host resolves to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    allow: tuple[str, ...] = Field(
+        (),
+        max_length=256,
+        description="Hosts and networks that are let through though they are not public, e.g. 127.0.0.1, *.lan.",
+    )
+    ports: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = Field(
+        PORTS, min_length=1, max_length=256, description="Ports that pages may be on."
+    )
+
+
 class ReceiptSettings(BaseModel):
     """How long what was signed about a job is kept. Credit does not depend on it."""
 
@@ -98,4 +115,5 @@ class GatewaySettings(BaseModel):
     embeddings: EmbeddingSettings = Field(
         default_factory=EmbeddingSettings, description="What `POST /embeddings` takes."
     )
+    scrape: ScrapeSettings = Field(default_factory=ScrapeSettings, description="Which URLs `POST /scrape` takes.")
     receipts: ReceiptSettings = Field(default_factory=ReceiptSettings, description="How long receipts are kept.")

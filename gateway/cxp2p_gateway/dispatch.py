@@ -10,12 +10,13 @@ from typing import Final, TypeVar
 
 import trio
 
-from cxp2p.client import Embeddings, Emit, Hear, Judge, Net, Outcome, Settlement, Spoken, Took
+from cxp2p.client import Embeddings, Emit, Hear, Judge, Net, Outcome, Scraped, Settlement, Spoken, Took
 from cxp2p.embed import AT_ONCE_MAX, Input, parts_max
 from cxp2p.errors import JobFailed, NoNode, RemoteProtocolError
 from cxp2p.identity import Kind, open_envelope
 from cxp2p.net.tasks import background
-from cxp2p.records import Countersign, FailureCode, Job, Order, Receipt, Service, service_of
+from cxp2p.records import Countersign, FailureCode, Job, Order, Receipt, ScrapeJob, Service, service_of
+from cxp2p.scrape import shares_max
 from cxp2p.wire import decode
 from cxp2p_gateway.asking import Caller, ModelCard, Overloaded
 from cxp2p_gateway.listing import KnownModels, cards, live
@@ -187,6 +188,24 @@ class Dispatch:
             return await self._net.run_speech(voice, text, books, hear, speed=speed, deadline_s=left_s)
         finally:
             self.running -= 1
+
+    async def scrape(
+        self, caller: Caller, generation: str, job: ScrapeJob, *, took: Took, deadline_s: float
+    ) -> Scraped:
+        """Web pages on the caller's account; see `Door.scrape`. As many jobs at once as there are hosts, and room."""
+        room = self._options.jobs_max - self.running
+        if room <= 0:
+            raise Overloaded(self._options.retry_after_s)
+        at_once = min(shares_max(job.urls), room)
+        self.running += at_once
+        try:
+            ends_at = trio.current_time() + deadline_s
+            await self._await_first_node(Service.SCRAPE, job.model, deadline_s)
+            left_s = max(0.0, ends_at - trio.current_time())
+            books = JobBooks(self._store, caller, generation, self._wall_ms, left_s)
+            return await self._net.run_scrape(job, books, deadline_s=left_s, at_once=at_once, took=took)
+        finally:
+            self.running -= at_once
 
     async def _await_first_node(self, service: Service, model: str, deadline_s: float) -> None:
         """While the gateway is young: waits until its model is offered. Raises NoNode, or JobFailed at the deadline."""

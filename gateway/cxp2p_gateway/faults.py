@@ -49,6 +49,7 @@ class Condition(Enum):
     INPUT_MISSING = auto()
     INPUT_UNSUPPORTED = auto()
     TEXT_MISSING = auto()
+    URLS_MISSING = auto()
     SPEECH_MISSING = auto()
     VOICE_UNKNOWN = auto()
     TYPE_INVALID = auto()
@@ -129,6 +130,7 @@ TABLE: Final[Mapping[Condition, Row]] = {
         400, _REQUEST, "unsupported_input_type", "Unsupported type of '{param}': {problem}"
     ),
     Condition.TEXT_MISSING: Row(400, _REQUEST, "missing_required_parameter", "Missing required parameter: text"),
+    Condition.URLS_MISSING: Row(400, _REQUEST, "missing_required_parameter", "Missing required parameter: urls"),
     Condition.SPEECH_MISSING: Row(
         400, _REQUEST, "missing_required_parameter", "Missing required parameter: model, input or voice"
     ),

@@ -12,6 +12,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cxp2p.client import Settlement
+from cxp2p.egress import EgressRules, rules_of
 from cxp2p_gateway import openai
 from cxp2p_gateway.asking import Door
 from cxp2p_gateway.chat import ChatCompletions
@@ -30,6 +31,7 @@ from cxp2p_gateway.middleware import (
 from cxp2p_gateway.openai import EmbedRules
 from cxp2p_gateway.reading import BodyBudget
 from cxp2p_gateway.schemas import Here, Schemas
+from cxp2p_gateway.scraping import ScrapeEndpoint
 from cxp2p_gateway.speech import Speech, Voices
 from cxp2p_gateway.waiting import Patience, Places
 
@@ -47,8 +49,9 @@ class Front:
         closing: trio.Event,
         schemas: Schemas,
         embed_rules: EmbedRules,
+        egress: EgressRules,
     ) -> None:
-        self.routes = _routes(door, patience, outside, schemas, embed_rules)
+        self.routes = _routes(door, patience, outside, schemas, embed_rules, egress)
         self.outside = outside
         self.closing = closing
         self._gate = Gate(Router(self.routes, redirect_slashes=False, default=_unknown_path), closing)
@@ -70,10 +73,12 @@ def make_app(
     closing: trio.Event | None = None,
     schemas: Schemas | None = None,
     embed_rules: EmbedRules | None = None,
+    egress: EgressRules | None = None,
 ) -> Front:
     """The HTTP front over `door`. `outside`: clock and chance; `closing`: set it to refuse what comes from then on.
 
-    `schemas`: who checks answers; without it they are checked here, which only a test may want.
+    `schemas`: who checks answers; without it they are checked here, which only a test may want. `egress`: which URLs
+    nodes are asked for.
     """
     return Front(
         door,
@@ -82,10 +87,13 @@ def make_app(
         closing or trio.Event(),
         schemas or Here(),
         embed_rules or EmbedRules(),
+        egress or rules_of(),
     )
 
 
-def _routes(door: Door, patience: Patience, outside: Outside, schemas: Schemas, embed_rules: EmbedRules) -> list[Route]:
+def _routes(
+    door: Door, patience: Patience, outside: Outside, schemas: Schemas, embed_rules: EmbedRules, egress: EgressRules
+) -> list[Route]:
     def admitted(endpoint: Endpoint) -> Endpoint:
         return Admitted(endpoint, door)
 
@@ -94,12 +102,14 @@ def _routes(door: Door, patience: Patience, outside: Outside, schemas: Schemas, 
     embeddings = EmbeddingsEndpoint(door, outside, patience, budget, places, embed_rules)
     tts = Speech(door, outside, patience, budget, places, openai.tts_ask)
     speech = Speech(door, outside, patience, budget, places, openai.speech_ask)
+    scrape = ScrapeEndpoint(door, outside, patience, budget, places, egress)
     alive = {"/health": Methods(GET=_health), "/ready": Methods(GET=_Ready(door))}
     served: dict[str, Methods] = {
         "/chat/completions": Methods(POST=admitted(chat)),
         "/embeddings": Methods(POST=admitted(embeddings)),
         "/tts": Methods(POST=admitted(tts)),
         "/audio/speech": Methods(POST=admitted(speech)),
+        "/scrape": Methods(POST=admitted(scrape)),
         "/audio/voices": Methods(GET=admitted(Voices(door))),
         "/models": Methods(GET=admitted(_Models(door, embed_rules))),
         "/models/{model:path}": Methods(GET=admitted(_Model(door, embed_rules))),

@@ -12,7 +12,7 @@ import pytest
 import trio
 from starlette.types import ASGIApp, Message
 
-from cxp2p.client import Embeddings, Emit, Hear, Judge, Outcome, Settlement, Spoken, Took
+from cxp2p.client import Embeddings, Emit, Hear, Judge, Outcome, Scraped, Settlement, Spoken, Took
 from cxp2p.embed import Input
 from cxp2p.errors import AnswerRefused, NoNode
 from cxp2p.records import (
@@ -24,6 +24,7 @@ from cxp2p.records import (
     Piece,
     Prices,
     Receipt,
+    ScrapeJob,
     Service,
     Verdict,
 )
@@ -167,6 +168,11 @@ class MemoryDoor:
         self, caller: Caller, generation: str, voice: str, text: str, hear: Hear, *, speed: float, deadline_s: float
     ) -> Spoken:
         raise NoNode(voice)
+
+    async def scrape(
+        self, caller: Caller, generation: str, job: ScrapeJob, *, took: Took, deadline_s: float
+    ) -> Scraped:
+        raise NoNode(job.model)
 
     async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
         await trio.lowlevel.checkpoint()

@@ -81,6 +81,7 @@ ROWS = [
         Fault(C.INPUT_MISSING, "input"),
     ),
     row(400, "missing_required_parameter", "Missing required parameter: text", Fault(C.TEXT_MISSING, "text")),
+    row(400, "missing_required_parameter", "Missing required parameter: urls", Fault(C.URLS_MISSING, "urls")),
     row(
         400,
         "missing_required_parameter",
