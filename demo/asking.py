@@ -25,7 +25,7 @@ PROMPT = "What is gravity? Answer in two sentences."
 def wait_until_ready(network: Network, nodes: int) -> None:
     """Until the gateway has found so many nodes. Raises TimeoutError."""
     deadline = time.monotonic() + READY_S
-    with httpx.Client(base_url=network.base_url, headers=_headers(network)) as http:
+    with httpx.Client(base_url=network.base_url, headers=headers_of(network)) as http:
         while True:
             models = http.get("/models").raise_for_status().json()["data"]
             if any(model["id"] == MODEL and model["providers"]["count"] >= nodes for model in models):
@@ -65,8 +65,8 @@ def ask_streamed(network: Network) -> None:
     first = first or ended
     rate = (tokens - 1) / (ended - first) if tokens > 1 else 0.0
     click.echo()
-    _print_facts(f"{tokens} tokens, {rate:.0f} tokens/s, first token after {1000 * (first - started):.0f} ms", facts)
-    _print_receipt(network, generation, tokens)
+    print_facts(f"{tokens} tokens, {rate:.0f} tokens/s, first token after {1000 * (first - started):.0f} ms", facts)
+    print_receipt(network, generation, tokens)
 
 
 def ask_plain(network: Network) -> None:
@@ -84,8 +84,8 @@ def ask_plain(network: Network) -> None:
     click.echo(completion.choices[0].message.content)
     tokens = completion.usage.completion_tokens
     facts = (completion.model_extra or {}).get("cx") or {}
-    _print_facts(f"{tokens} tokens in {ended - started:.2f} s", facts)
-    _print_receipt(network, answer.headers["x-cx-generation-id"], tokens)
+    print_facts(f"{tokens} tokens in {ended - started:.2f} s", facts)
+    print_receipt(network, answer.headers["x-cx-generation-id"], tokens)
 
 
 def _client(network: Network) -> openai.OpenAI:
@@ -97,23 +97,24 @@ def _client(network: Network) -> openai.OpenAI:
     )
 
 
-def _headers(network: Network) -> dict[str, str]:
+def headers_of(network: Network) -> dict[str, str]:
     return {
         "Authorization": f"Bearer {network.credentials['api_key']}",
         "X-User-Id": network.credentials["user_id"],
     }
 
 
-def _print_facts(speed: str, facts: dict[str, Any]) -> None:
+def print_facts(speed: str, facts: dict[str, Any]) -> None:
+    """How quick an answer was, who made it, and how that node was found: `facts` are the gateway's `cx` object."""
     found = facts.get("found") or {}
     click.secho(f"  speed    {speed}", dim=True)
     click.secho(f"  node     {facts.get('node')}, attempt {facts.get('attempts')}", dim=True)
     click.secho(f"  found    by {found.get('via')} look-up in {found.get('lookup_ms')} ms", dim=True)
 
 
-def _print_receipt(network: Network, generation: str, tokens: int) -> None:
+def print_receipt(network: Network, generation: str, units: int) -> None:
     """Fetches what both sides signed and verifies it here, from the bytes alone. Raises if anything does not hold."""
-    reply = httpx.get(f"{network.base_url}/receipts/{generation}", headers=_headers(network)).raise_for_status()
+    reply = httpx.get(f"{network.base_url}/receipts/{generation}", headers=headers_of(network)).raise_for_status()
     signed = {name: base64.b64decode(reply.json()[name]["envelope"]) for name in ("order", "receipt", "countersign")}
     order_by = open_envelope(Kind.ORDER, signed["order"])
     receipt_by = open_envelope(Kind.RECEIPT, signed["receipt"])
@@ -126,7 +127,7 @@ def _print_receipt(network: Network, generation: str, tokens: int) -> None:
         "order is by the gateway": order_by.peer == agreed_by.peer == order.gateway,
         "receipt is for the order": receipt.order_hash == digest(signed["order"]),
         "countersign is for the receipt": agreed.receipt_hash == digest(signed["receipt"]),
-        "tokens agree": receipt.out_units == tokens,
+        "units agree": receipt.out_units == units,
         "output is committed": len(receipt.output_commit) == len(output_commit(())),
     }
     broken = [name for name, holds in checks.items() if not holds]

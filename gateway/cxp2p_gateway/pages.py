@@ -141,7 +141,7 @@ def _metadata(page: ScrapedPage) -> dict[str, object]:
         "author": page.author or None,
         "publish_date": page.published or None,
         "language": page.language or None,
-        "contentType": page.content_type or None,
+        "contentType": page.content_type.partition(";")[0].strip() or None,
         "statusCode": page.status or None,
         "finalUrl": page.final_url or None,
         "fetchedAt": fetched_at,

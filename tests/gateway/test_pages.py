@@ -152,7 +152,7 @@ def test_a_page_is_told_as_the_guide_has_it() -> None:
         author="A. Writer",
         published="2020-02-03",
         cached=True,
-        content_type="text/html",
+        content_type="text/html; charset=utf-8",
         fetched_at_ms=1_700_000_000_123,
     )
 
