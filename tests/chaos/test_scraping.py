@@ -145,7 +145,7 @@ async def test_a_host_stays_with_its_node_for_a_while(
             await trio.sleep(1)
             await scrape(net, [url], books)
         assert sorted(len(engine.jobs) for engine in engines) == [0, 0, 0, 15]
-        for _ in range(20):
+        for _ in range(12):
             await trio.sleep(31)
             await scrape(net, ONE_HOST[:1], books)
 
@@ -154,15 +154,15 @@ async def test_a_host_stays_with_its_node_for_a_while(
 
 async def test_a_node_that_gets_nothing_of_a_host_does_not_keep_it(autojump_clock: MockClock) -> None:
     """Others may reach what it cannot, or says it cannot."""
-    urls = urls_of(hosts=20, each=1)
+    urls = urls_of(hosts=10, each=1)
     refused = ScrapedPage(number=0, fault=PageFault.CONNECT_ERROR)
     async with world() as here:
         engines = [PageEngine(pages=dict.fromkeys(urls, refused)), PageEngine()]
         net, books = await network_of(here, *engines)
-        for _ in range(12):
+        for _ in range(10):
             for url in urls:
                 await scrape(net, [url], books)
-        assert 0 < len(engines[0].jobs) < 20 * 6
+        assert 0 < len(engines[0].jobs) < 10 * 5
         engines[0].jobs.clear()
         for url in urls:
             await scrape(net, [url], books)
@@ -252,6 +252,41 @@ async def test_a_node_that_is_killed_in_the_middle_is_not_seen(autojump_clock: M
     assert sum(times_fetched(engines).values()) <= len(MANY) + 1
     assert books.voided
     assert not books.held
+
+
+@pytest.mark.parametrize("how", ["kill", "hang", "leave"])
+@pytest.mark.parametrize("at", [0.0, 0.004, 0.02, 0.1, 0.106, 0.5, 1.3, 2.4, 2.5, 2.505, 2.51, 2.515, 2.6])
+async def test_a_blow_at_any_moment_loses_and_doubles_nothing(how: str, at: float, autojump_clock: MockClock) -> None:
+    """All pages are told; what is paid is what was signed for, and no page is paid twice."""
+    async with world() as here:
+        engines = [PageEngine(), PageEngine()]
+        struck = await here.node(engines[0])
+        await here.node(engines[1])
+        net, books = await here.asker(), Ledgerbook()
+        await settled(net, 2)
+        results: list[Scraped] = []
+        async with trio.open_nursery() as nursery:
+
+            async def one() -> None:
+                results.append(await scrape(net, MANY, books))
+
+            nursery.start_soon(one)
+            await trio.sleep(at)
+            assert isinstance(struck.network, MemoryNetwork)
+            match how:
+                case "kill":
+                    await struck.network.kill(net.peer)
+                case "hang":
+                    struck.network.hang()
+                case "leave":
+                    struck.serving.draining = True
+
+        assert results[0].pages == right(MANY)
+        paid = [each for each in books.settled if each.countersign.charge]
+        assert sum(each.countersign.out_units for each in paid) <= 50
+        assert sum(each.countersign.charge for each in paid) == 3 * sum(each.receipt.out_units for each in paid)
+        assert {each.countersign.verdict for each in paid} == {Verdict.ACCEPTED}
+        assert not books.held
 
 
 async def test_what_no_node_can_do_has_its_error_beside_the_others_pages(autojump_clock: MockClock) -> None:
