@@ -16,6 +16,7 @@ import trio
 from cxp2p.errors import JobFailed, SettingsError
 from cxp2p.records import FailureCode, Finish, Piece
 from cxp2p_node.engines import supervise
+from cxp2p_node.engines.last_words import JUST_S, WORDS_MAX, LastWords
 from cxp2p_node.engines.supervise import PIECES_ON_THE_WAY, Worker
 
 PATIENCE_S = 20.0
@@ -201,7 +202,13 @@ async def test_a_job_that_nobody_takes_stops_at_its_credit() -> None:
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", r"killed by SIGKILL \(out of memory\?\)"),
         ("os.abort()", "killed by SIGABRT"),
+        (
+            "os.write(2, b'/build/x/ops.cpp:7: types differ\\n\\n'); os.abort()",
+            r"killed by SIGABRT: ops\.cpp:7: types differ",
+        ),
+        ("os.write(2, b'early words'); os.kill(os.getpid(), signal.SIGKILL)", r"killed by SIGKILL \(out of memory\?\)"),
         ("sys.exit(3)", "exit code 3"),
+        ("raise MemoryError", "exit code 1: MemoryError"),
         ("write(bytes(4))", "it broke the pipe's protocol: a worker's frame of 0 bytes"),
         (
             "say(Loaded(runtime='twice', context_units=1))",
@@ -217,6 +224,29 @@ async def test_how_a_worker_ended_is_in_the_log(caplog: pytest.LogCaptureFixture
         with trio.fail_after(PATIENCE_S):
             await worker.until_ready(PATIENCE_S)
         assert re.search(rf"the worker of told ended \({said}\); starting it again in 0\.2 s", caplog.text)
+
+
+async def test_what_a_worker_says_on_standard_error_is_said_on_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of megabytes too, which do not stop it."""
+    async with told() as worker:
+        await do(worker, "sys.stderr.write('warning\\n' * (1 << 18) + 'last\\n'); sys.stderr.flush(); " + HONEST)
+        with trio.fail_after(PATIENCE_S):
+            said = ""
+            while not said.endswith("last\n"):
+                await trio.lowlevel.checkpoint()
+                said += capsys.readouterr().err
+    assert said.count("warning\n") == 1 << 18
+
+
+def test_only_words_just_before_the_end_are_about_it() -> None:
+    words = LastWords()
+    words.keep(b"a warning\n", now=10.0)
+    assert words.said(now=10.0 + JUST_S) == "a warning"
+    assert words.said(now=10.1 + JUST_S) == ""
+    words.keep(b"x" * 10_000 + b"\n\x1b[31mred\n", now=20.0)
+    assert words.said(now=20.0) == " [31mred"
+    words.keep(b"y" * 10_000, now=21.0)
+    assert words.said(now=21.0) == "y" * WORDS_MAX
 
 
 async def test_the_system_takes_the_worker_before_the_node() -> None:

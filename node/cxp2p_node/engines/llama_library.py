@@ -10,11 +10,15 @@ from typing import Any
 
 import llama_cpp as llama
 
+from cxp2p.errors import one_line
+
 LOG_LEVEL_ERROR = 4
 NO_GPU_BUILD = (
     "`gpu_layers` is set, but the llama.cpp here is built without a GPU's support: leave it out, or install a build "
     "with it, see docs/models.md"
 )
+REASON = "error loading model: "  # llama.cpp's words before it says why
+REASON_CHARS_MAX = 200
 STOPPED = (b"failed with error 1\n", b"compute status: 1\n", b"ret = 2\n")  # llama.cpp was told to stop: no error
 
 
@@ -22,9 +26,16 @@ class LoadError(Exception):
     """The model file cannot be used. The text says why, as far as llama.cpp tells."""
 
 
+_reasons: list[str] = []  # why the last file could not be loaded
+
+
 def _print_error(level: int, text: bytes, _: object) -> None:
     if level == LOG_LEVEL_ERROR and not text.endswith(STOPPED):
-        sys.stderr.write(text.decode(errors="replace"))
+        words = text.decode(errors="replace")
+        sys.stderr.write(words)
+        _, mark, reason = words.partition(REASON)
+        if mark:
+            _reasons.append(one_line(reason.strip(), REASON_CHARS_MAX))
 
 
 _log = llama.llama_log_callback(_print_error)  # kept here, as llama.cpp does not keep it alive
@@ -47,7 +58,9 @@ def load_model_with(path: Path, params: Any) -> Any:
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # before it aborts, it would start a debugger and wait for it
     llama.llama_log_set(_log, ctypes.c_void_p(0))
     llama.llama_backend_init()
+    _reasons.clear()
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
-        raise LoadError(f"llama.cpp cannot load {path.name}: is it a GGUF file of a model it knows?")
+        why = _reasons[0] if _reasons else "is it a GGUF file of a model it knows?"
+        raise LoadError(f"llama.cpp cannot load {path.name}: {why}")
     return model

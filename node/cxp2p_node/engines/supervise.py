@@ -37,6 +37,7 @@ from cxp2p_node.engines.frames import (
     Unfit,
     pack,
 )
+from cxp2p_node.engines.last_words import LastWords
 
 log = logging.getLogger("cxp2p.node.worker")
 
@@ -185,6 +186,7 @@ class Worker:
                 self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 start_new_session=True,
                 env={**ENVIRONMENT, **os.environ},
             )
@@ -193,6 +195,24 @@ class Worker:
             return ending
         self.pid = process.pid
         _hold_back(process.pid, self._address_bytes_max)
+        words = LastWords()
+        async with background() as hearing:
+            assert process.stderr is not None
+            hearing.start_soon(words.hear, process.stderr)
+            heeded = await self._until_its_end(process, ending)
+            with trio.move_on_after(LEAVE_S):  # a process that it started may have its standard error
+                await words.over.wait()
+        blamed, self._given_up = self._given_up, ""
+        if not ending.how:
+            said = words.said(trio.current_time())
+            ending.how = blamed or (
+                describe_exit(process.returncode, said) if heeded else "it closed its pipe and stayed"
+            )
+            ending.was_killed = heeded and not blamed and process.returncode == -signal.SIGKILL
+        return ending
+
+    async def _until_its_end(self, process: trio.Process, ending: _Ending) -> bool:
+        """Hears what the process has to say, and sees it off. Whether it left by itself."""
         try:
             await self._listen(process, ending)
         except RemoteProtocolError as error:
@@ -208,11 +228,7 @@ class Worker:
             self._tell()
             with trio.CancelScope(shield=True):
                 heeded = await _finish(process)
-        blamed, self._given_up = self._given_up, ""
-        if not ending.how:
-            ending.how = blamed or (describe_exit(process.returncode) if heeded else "it closed its pipe and stayed")
-            ending.was_killed = heeded and not blamed and process.returncode == -signal.SIGKILL
-        return ending
+        return heeded
 
     async def _listen(self, process: trio.Process, ending: _Ending) -> None:
         assert process.stdout is not None
@@ -295,15 +311,17 @@ def _hold_back(pid: int, address_bytes_max: int | None) -> None:
             resource.prlimit(pid, resource.RLIMIT_AS, (address_bytes_max, address_bytes_max))
 
 
-def describe_exit(code: int | None) -> str:
-    """An exit status in words."""
-    if code is None or code >= 0:
-        return f"exit code {code}"
+def describe_exit(code: int | None, said: str = "") -> str:
+    """An exit status in words. `said`: by the process itself, at last; it knows nothing of being killed by others."""
     if code == -signal.SIGKILL:
         return "killed by SIGKILL (out of memory?)"
-    with suppress(ValueError):
-        return f"killed by {signal.Signals(-code).name}"
-    return f"killed by signal {-code}"
+    if code is None or code >= 0:
+        how = f"exit code {code}"
+    elif -code in set(signal.Signals):
+        how = f"killed by {signal.Signals(-code).name}"
+    else:
+        how = f"killed by signal {-code}"
+    return f"{how}: {said}" if said else how
 
 
 @asynccontextmanager
