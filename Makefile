@@ -5,6 +5,7 @@ INSTALLED := .venv/installed
 PACKAGES := cxp2p cxp2p_node cxp2p_gateway demo benchmarks
 TYPES := MYPYPATH=node:gateway:tests $(PYTHON_IN_VENV) -m mypy
 PYTEST := $(PYTHON_IN_VENV) -m pytest
+SIDE_BY_SIDE := -n auto --dist worksteal  # the slow ones start programs that want all cores themselves
 CONFTESTS := $(wildcard tests/conftest.py tests/*/conftest.py)  # of one name: mypy takes them one by one
 
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ test: $(INSTALLED) ## Run all tests, quick ones first; TESTS="tests/cxp2p -k wir
 ifdef TESTS
 	$(PYTEST) $(TESTS)
 else
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" $(SIDE_BY_SIDE)
 	$(PYTEST) -m slow
 endif
 
@@ -45,7 +46,7 @@ help: ## Show this
 # Below: not in the help.
 
 test-quick: $(INSTALLED)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" $(SIDE_BY_SIDE)
 
 test-slow: $(INSTALLED)
 	$(PYTEST) -m slow

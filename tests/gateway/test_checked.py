@@ -240,7 +240,6 @@ async def test_a_call_that_was_not_asked_for_is_none(
             calls(("weather", '{"city":"Rome"}')),
         ),
     ],
-    ids=str,
 )
 async def test_what_nobody_was_held_to_is_left_as_it_is(
     changes: dict[str, Any], work: Doing, autojump_clock: MockClock
