@@ -82,9 +82,10 @@ async def _measure(path: Path, slots: int) -> list[Figure]:
         for round_ in range(ROUNDS + 1):
             talks = [talk(round_ * slots + number, number) for number in range(slots)]
             for name, burst in bursts.items():
-                turn = await burst(talks)
-                if round_:  # the first one warms up
-                    turns[name].append(turn)
+                if round_:
+                    turns[name].append(await burst(talks))
+                else:
+                    await burst(talks[:1])  # warms up
         figures = _beside_the_peer(slots, turns)
         if slots == SHARING_SLOTS:
             figures += [await _shared_prompt("ours", ours), await _shared_prompt("the peer", peer)]
