@@ -29,7 +29,7 @@ AT_ONCE_MAX: Final = 16  # orders of one request
 HOMES_MAX: Final = 4096  # hosts, each with a name of at most 255 letters
 HOME_S: Final = 600.0  # a node keeps a host for so long: copies are used, and a bad node is not kept for good
 PAUSE_S: Final = 2.0  # between two pages of a host; nodes make it one second, if the host does not ask for more
-SPARE_S: Final = 30.0  # for the queue of a node, and for the network
+SPARE_S: Final = 90.0  # for the queue of a node, and the turns of a host that others want too
 
 
 @dataclass(frozen=True, slots=True)

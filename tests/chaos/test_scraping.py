@@ -159,10 +159,10 @@ async def test_a_node_that_gets_nothing_of_a_host_does_not_keep_it(autojump_cloc
     async with world() as here:
         engines = [PageEngine(pages=dict.fromkeys(urls, refused)), PageEngine()]
         net, books = await network_of(here, *engines)
-        for _ in range(10):
+        for _ in range(16):
             for url in urls:
                 await scrape(net, [url], books)
-        assert 0 < len(engines[0].jobs) < 10 * 5
+        assert 0 < len(engines[0].jobs) < 10 * 8
         engines[0].jobs.clear()
         for url in urls:
             await scrape(net, [url], books)
@@ -374,7 +374,7 @@ async def test_a_node_that_hangs_is_left_for_another(autojump_clock: MockClock) 
             started = trio.current_time()
             got = await net.run_scrape(ScrapeJob(model="web", urls=urls, timeout_s=5), books)
             assert got.pages == right(urls)
-            assert trio.current_time() - started < 55
+            assert trio.current_time() - started < 115
         assert not books.held
 
     assert engines[0].jobs

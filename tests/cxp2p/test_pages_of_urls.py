@@ -167,7 +167,7 @@ def test_a_job_may_take_as_long_as_its_pages_one_after_another() -> None:
     """With robots.txt, the pauses of a host, and the time that scripts get."""
     job = ScrapeJob(model="web", urls=("a", "b"), timeout_s=10, wait_ms=500)
 
-    assert longest_s(job) == 30 + 10 + 2 * (10 + 0.5 + 2)
+    assert longest_s(job) == 90 + 10 + 2 * (10 + 0.5 + 2)
 
 
 # What comes of a node's bytes.
