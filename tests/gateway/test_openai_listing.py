@@ -8,7 +8,9 @@ import pytest
 
 from cxp2p.records import Prices, Service
 from cxp2p_gateway import openai
+from cxp2p_gateway.faults import Fault
 from cxp2p_gateway.openai import ChatAsk, EmbedRules, chat_ask
+from cxp2p_gateway.pages import scrape_ask
 from doors import card, chat_body
 
 RULES = EmbedRules()
@@ -48,6 +50,18 @@ def test_an_embedding_model_is_listed_as_one(model: str, shortens: bool) -> None
     assert listed["architecture"] == {"input_modalities": ["text"], "output_modalities": ["embeddings"]}
     assert listed["max_output_tokens"] is None
     assert listed["supported_parameters"] == ["dimensions"] * shortens + ["encoding_format", "truncate"]
+
+
+def test_who_fetches_pages_is_not_taken_for_a_chat_model() -> None:
+    """URLs in, text out; every parameter that it lists is one of a scrape request."""
+    listed = openai.model_object(card("web", service=Service.SCRAPE, output_units_max=50), RULES)
+
+    assert listed["architecture"] == {"input_modalities": ["url"], "output_modalities": ["text"]}
+    assert listed["max_output_tokens"] is None
+    for name in openai.listing.SCRAPE_SUPPORTED:
+        with pytest.raises(Fault) as caught:
+            scrape_ask({"urls": ["https://a.example/"], name: []})
+        assert caught.value.param == name
 
 
 def test_every_parameter_that_is_called_supported_is_accepted() -> None:

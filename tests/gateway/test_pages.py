@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cxp2p.errors import SettingsError
 from cxp2p.records import PageFault, PageForm, Render, ScrapedPage, ScrapeJob
 from cxp2p_gateway import pages
+from cxp2p_gateway.app import open_gateway
+from cxp2p_gateway.config import GatewaySettings, ScrapeSettings
 from cxp2p_gateway.faults import Base, Condition, Fault, row_of, text_of
 from cxp2p_gateway.pages import TEXTS, results_json, scrape_ask
 from scrapers import page_of
@@ -140,6 +145,19 @@ def test_fifty_urls_of_any_text_are_a_request() -> None:
 
     assert len(ask.urls) == 50
     assert ask.job(ask.urls[3:4]).urls == (URL,)
+
+
+def test_an_allowance_that_is_nothing_stops_the_start(tmp_path: Path) -> None:
+    """Before anything is opened, with the setting's name."""
+    settings = GatewaySettings(data_path=tmp_path / "gateway", scrape=ScrapeSettings(allow=("no host",)))
+
+    async def start() -> None:
+        async with open_gateway(settings):
+            pass
+
+    with pytest.raises(SettingsError, match=r"scrape\.allow: expected a host .* not 'no host'"):
+        trio.run(start)
+    assert not list(tmp_path.iterdir())
 
 
 # Answers.

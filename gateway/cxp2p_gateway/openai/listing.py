@@ -35,18 +35,27 @@ SUPPORTED: Final = (
     "top_p",
 )
 EMBEDDING_SUPPORTED: Final = ("encoding_format", "truncate")
+SCRAPE_SUPPORTED: Final = (
+    "format",
+    "include_links",
+    "max_age",
+    "only_main_content",
+    "render",
+    "timeout",
+    "wait_for",
+)
 MODALITIES: Final = {
     Service.CHAT: ("text", "text"),
     Service.EMBED: ("text", "embeddings"),
     Service.SPEECH: ("text", "audio"),
-    Service.SCRAPE: ("text", "text"),
+    Service.SCRAPE: ("url", "text"),
 }
 
 
 def model_object(card: ModelCard, embed_rules: EmbedRules) -> dict[str, object]:
     """One model, with what a client wants to know before it chooses. Prices: credits per token, as decimal strings.
 
-    Of embeddings the output is vectors: no tokens, and a price for each vector.
+    Of embeddings the output is vectors: no tokens, and a price for each vector. Of scraping both are pages.
     """
     reads, writes = MODALITIES[card.service]
     return {
@@ -78,6 +87,8 @@ def _supported(card: ModelCard, embed_rules: EmbedRules) -> list[str]:
             return list(SUPPORTED)
         case Service.EMBED:
             return [*(["dimensions"] if embed_rules.shortens(card.model) else []), *EMBEDDING_SUPPORTED]
+        case Service.SCRAPE:
+            return list(SCRAPE_SUPPORTED)
     return []
 
 
