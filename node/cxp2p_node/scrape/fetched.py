@@ -49,9 +49,13 @@ class FetchRefused(CxError):
         self.detail = detail or reason
 
     @classmethod
-    def of(cls, refused: EgressRefused, final_url: str = "") -> FetchRefused:
+    def of(cls, refused: EgressRefused, final_url: str = "", status: int = 0) -> FetchRefused:
         """What the rules of egress refused."""
-        return cls(refused.fault, refused.reason, final_url=final_url, detail=refused.detail)
+        return cls(refused.fault, refused.reason, status, final_url, detail=refused.detail)
+
+    def copy(self) -> FetchRefused:
+        """The same, to be raised to somebody else."""
+        return FetchRefused(self.fault, self.reason, self.status, self.final_url, detail=self.detail)
 
 
 class Fetches(Protocol):
