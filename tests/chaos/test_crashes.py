@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -85,7 +86,12 @@ class Place:
 
 
 async def ask(
-    net: Net, books: Ledgerbook, model: str, max_tokens: int | None = None, begun: trio.Event | None = None
+    net: Net,
+    books: Ledgerbook,
+    model: str,
+    max_tokens: int | None = None,
+    begun: trio.Event | None = None,
+    text: str = "hello",
 ) -> str:
     texts: list[str] = []
 
@@ -95,7 +101,7 @@ async def ask(
             begun.set()
         texts.append(piece.text)
 
-    messages = (Message(role=Role.USER, content="hello"),)
+    messages = (Message(role=Role.USER, content=text),)
     job = ChatJob(model=model, messages=messages, max_tokens=max_tokens, sampling=Sampling(temperature=0))
     with trio.fail_after(PATIENCE_S):
         await net.run(job, take, books)
@@ -337,6 +343,30 @@ async def test_a_worker_without_memory_is_refused_by_llama_and_the_others_serve_
             net = await here.asker()
             await settled(net, 1)
             assert await ask(net, Ledgerbook(), "good") == ANSWER
+
+
+async def test_a_worker_that_runs_out_of_memory_at_work_is_replaced_and_the_others_serve_on(
+    good: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A limit that falls below what its next job needs: the job fails, the log says why, and the model comes back."""
+    large = put(tmp_path / "large.gguf", got(good))
+    async with place_of(tmp_path, {"large": large, "good": good}) as place:
+        worker = place.llama("large").worker
+        before = worker.pid
+        assert before is not None
+        resource.prlimit(before, resource.RLIMIT_AS, (1 << 20, 1 << 20))  # not a page more than it has
+        text = "hello " * 2_500_000
+        with pytest.raises(CxError):
+            await ask(place.net, place.books, "large", text=text)
+        await trio.sleep(OFFER_S_MAX)
+        assert place.offered() >= {"good"}
+        assert await place.ask("good") == ANSWER
+        with trio.fail_after(PATIENCE_S):
+            await worker.until_ready(PATIENCE_S)
+        assert worker.pid != before
+        await place.net.find("large", PATIENCE_S)
+        assert await place.ask("large") == ANSWER
+    assert re.search(r"the worker of large ended \((exit code [1-9]\d*|killed by SIG(ABRT|SEGV)): \w", caplog.text)
 
 
 def test_the_list_of_damages_is_what_it_says(good: Path) -> None:

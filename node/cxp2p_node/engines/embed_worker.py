@@ -29,6 +29,7 @@ from cxp2p_node.engines.embed_work import Runner, Work
 from cxp2p_node.engines.frames import Failed, Frames, Loaded, Start, Unfit, pack
 from cxp2p_node.engines.llama_library import LoadError
 from cxp2p_node.engines.packs import Packs
+from cxp2p_node.engines.thread_faults import end_with_traceback
 
 SLICE_S = 0.005  # how long one job's texts are read before it is another job's turn
 SWITCH_S = 0.001  # an encoder that has finished waits no longer for the thread that reads
@@ -93,16 +94,14 @@ class Reading:
 def listen(source: BinaryIO, work: Work, inbox: Inbox) -> None:
     """Reads commands until standard input closes, then ends the process, also in the middle of a pack."""
     frames = Frames()
-    try:
-        while data := os.read(source.fileno(), 1 << 16):
-            for message in frames.feed(data):
-                if isinstance(message, Start):
-                    work.expect(message.job)
-                    inbox.put(message)
-                else:
-                    work.hear(message)
-    finally:
-        os._exit(0)
+    while data := os.read(source.fileno(), 1 << 16):
+        for message in frames.feed(data):
+            if isinstance(message, Start):
+                work.expect(message.job)
+                inbox.put(message)
+            else:
+                work.hear(message)
+    os._exit(0)
 
 
 def runners_of(model: EmbedModel, packs: Sequence[int], threads: int) -> list[Runner]:
@@ -141,13 +140,6 @@ def main() -> None:
         threading.Thread(target=work.run, args=(runner,), daemon=True).start()
     threading.Thread(target=listen, args=(sys.stdin.buffer, work, inbox), daemon=True).start()
     Reading(model, work, inbox).run()
-
-
-def end_with_traceback(fault: threading.ExceptHookArgs) -> None:
-    """An error in a thread is a bug: the node starts a fresh worker."""
-    sys.__excepthook__(fault.exc_type, fault.exc_value or fault.exc_type(), fault.exc_traceback)
-    sys.stderr.flush()
-    os._exit(1)
 
 
 if __name__ == "__main__":

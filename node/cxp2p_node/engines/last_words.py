@@ -14,6 +14,7 @@ KEPT_BYTES_MAX: Final = 4096
 WORDS_MAX: Final = 160
 READ_BYTES_MAX: Final = 1 << 14
 JUST_S: Final = 2.0  # what was said earlier is not about the end
+NOTE: Final = "note: "  # how to get more words, from code in Rust
 PLACE: Final = re.compile(r"/\S*/(?=[^/\s]+:\d+: )")  # where the library was built, which nobody needs to know
 
 
@@ -43,8 +44,8 @@ class LastWords:
         self._said_at = now
 
     def said(self, now: float) -> str:
-        """The last line, if it is not long ago; without a path."""
-        lines = self._kept.decode(errors="replace").strip().splitlines()
+        """The last line that is no note, if it was said just now; without a path."""
+        lines = [line for line in self._kept.decode(errors="replace").strip().splitlines() if not line.startswith(NOTE)]
         if not lines or now > self._said_at + JUST_S:
             return ""
         return one_line(PLACE.sub("", lines[-1].strip()), WORDS_MAX)

@@ -18,6 +18,7 @@ NO_GPU_BUILD = (
     "with it, see docs/models.md"
 )
 REASON = "error loading model: "  # llama.cpp's words before it says why
+NO_REASON = "failed to load model from"
 REASON_CHARS_MAX = 200
 STOPPED = (b"failed with error 1\n", b"compute status: 1\n", b"ret = 2\n")  # llama.cpp was told to stop: no error
 
@@ -34,7 +35,7 @@ def _print_error(level: int, text: bytes, _: object) -> None:
         words = text.decode(errors="replace")
         sys.stderr.write(words)
         _, mark, reason = words.partition(REASON)
-        if mark:
+        if mark and NO_REASON not in reason:
             _reasons.append(one_line(reason.strip(), REASON_CHARS_MAX))
 
 

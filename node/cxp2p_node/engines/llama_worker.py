@@ -1,7 +1,8 @@
 """The process that holds a llama.cpp model: jobs in on standard input, pieces out on standard output.
 
 Run by `engines.llama`, never by a person. It ends when standard input closes, whatever it is doing: an orphan must not
-keep a model in memory. One thread listens, one makes prompts of jobs, and this one computes.
+keep a model in memory. One thread listens, one makes prompts of jobs, and this one computes. The model's chat template
+has a process of its own, which ends with this one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-import jinja2
 import llama_cpp
 from pydantic import TypeAdapter
 
@@ -28,6 +28,9 @@ from cxp2p_node.engines.prepare import Desk, Starts
 from cxp2p_node.engines.prompt import CHATML, ChatTemplate
 from cxp2p_node.engines.serving import Serving
 from cxp2p_node.engines.slots import Part
+from cxp2p_node.engines.thread_faults import end_with_traceback
+from cxp2p_node.templates.apart import Apart
+from cxp2p_node.templates.sandbox import TemplateFault
 
 EXIT_UNFIT = 3
 PREPARING_STACK_BYTES = 512 * 1024 * 1024  # reserved, not filled: a schema of thousands of references takes 100 MiB
@@ -35,30 +38,25 @@ WARM_UP_TOKENS = 16
 
 
 def keep_preparing(starts: Starts, inbox: Inbox, desk: Desk) -> None:
-    try:
-        while True:
-            inbox.put(desk.prepare(starts.get()))
-    finally:
-        os._exit(1)  # an error here is a bug, and it has been printed: the node starts a fresh worker
+    while True:
+        inbox.put(desk.prepare(starts.get()))
 
 
 def listen(source: BinaryIO, starts: Starts, inbox: Inbox, brakes: list[Brake]) -> None:
     """Reads commands until standard input closes, then ends the process, also in the middle of a decode."""
     frames = Frames()
-    try:
-        while data := os.read(source.fileno(), 1 << 16):
-            for message in frames.feed(data):
-                if isinstance(message, Start):
-                    starts.put(message)
-                    continue
-                if isinstance(message, Stop):
-                    starts.stop(message.job)
-                inbox.put(message)
-                if isinstance(message, Stop):
-                    for brake in brakes:
-                        brake.stop(message.job)
-    finally:
-        os._exit(0)
+    while data := os.read(source.fileno(), 1 << 16):
+        for message in frames.feed(data):
+            if isinstance(message, Start):
+                starts.put(message)
+                continue
+            if isinstance(message, Stop):
+                starts.stop(message.job)
+            inbox.put(message)
+            if isinstance(message, Stop):
+                for brake in brakes:
+                    brake.stop(message.job)
+    os._exit(0)
 
 
 def warm_up(model: Model, prompt_steps_max: float) -> Pace:
@@ -82,6 +80,7 @@ def main() -> None:
     path, serving = Path(sys.argv[1]), TypeAdapter(Serving).validate_json(sys.argv[2])
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # llama.cpp prints to standard output now and then; frames must stay alone
+    threading.excepthook = end_with_traceback
     inbox: Inbox = queue.SimpleQueue()
     starts = Starts()
     brakes: list[Brake] = []
@@ -89,9 +88,9 @@ def main() -> None:
     try:
         model = Model(path, serving)
         source = model.template() or CHATML
-        template = ChatTemplate(source, bos=model.bos(), eos=model.eos(), wall_s=time.time())
+        template = ChatTemplate(source, Apart(source, bos=model.bos(), eos=model.eos()))
         pace = warm_up(model, serving.prompt_steps_max)
-    except (LoadError, jinja2.TemplateError) as error:
+    except (LoadError, TemplateFault) as error:
         out.write(pack(Unfit(reason=str(error)[:512])))
         out.flush()
         raise SystemExit(EXIT_UNFIT) from None
