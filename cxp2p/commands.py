@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 import trio
@@ -25,6 +26,9 @@ from cxp2p.peer import PeerSettings, open_peer
 from cxp2p.program import LOG_LEVELS, announce, plain, run, set_up_logging
 from cxp2p.records import Message, PageForm, Render, Role, Sampling, ScrapedPage
 from cxp2p.scrape import MODEL
+
+PEER_CHARS = 16  # of a peer id in a table, enough to know it by
+PIPE_COLUMNS = 400
 
 
 def _bootstrap_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -290,7 +294,7 @@ def _print_page(url: str, page: ScrapedPage | CxError, *, several: bool, as_json
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each capability.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
 def offers(bootstrap: tuple[str, ...], seconds: float, as_json: bool, log_level: str) -> None:
-    """List what the network offers now: nodes, models, prices, load.
+    """List what the network offers now: nodes, models, prices, load; with --json all that is known of each.
 
     \b
     Example:
@@ -320,7 +324,7 @@ def _settled(net: Net) -> bool:
     return bool(net.offers()) and all(entry.alive_until > now for entry in net.offers())
 
 
-def _rows(entry: Entry) -> list[dict[str, object]]:
+def _rows(entry: Entry) -> list[dict[str, Any]]:
     return [
         {
             "peer": entry.offer.peer,
@@ -329,6 +333,7 @@ def _rows(entry: Entry) -> list[dict[str, object]]:
             "running": able.load.running,
             "queued": able.load.queued,
             "slots": able.slots,
+            "loading_ms": able.load.loading_ms,
             "context": able.context_units,
             "price_in": able.prices.input,
             "price_out": able.prices.output,
@@ -341,22 +346,24 @@ def _rows(entry: Entry) -> list[dict[str, object]]:
     ]
 
 
-def _print_table(rows: list[dict[str, object]]) -> None:
+def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console  # noqa: PLC0415  # only this command draws
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, header_style="bold")
-    for title in ("model", "service", "load", "price in/out", "tokens/s", "found", "peer"):
-        table.add_column(title, overflow="fold")
+    for title in ("model", "service", "load", "in memory", "price in/out", "tokens/s", "found", "peer"):
+        table.add_column(title, overflow="fold", no_wrap=title == "model")
     for row in rows:
         table.add_row(
             Text(str(row["model"])),
             str(row["service"]),
             f"{row['running']}+{row['queued']}/{row['slots']}",
+            f"in {int(row['loading_ms']) / 1000:.1f} s" if row["loading_ms"] else "yes",
             f"{row['price_in']}/{row['price_out']}",
             str(row["units_per_s"] or "?"),
-            f"{row['found_via']} {row['lookup_ms']} ms",
-            str(row["peer"]),
+            str(row["found_via"]),
+            str(row["peer"])[:PEER_CHARS],
         )
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    # Into a file or a pipe each model goes on one line.
+    Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import trio
 from trio.testing import MockClock
 
 from cxp2p.client import Net
+from cxp2p.commands import _print_table, _rows
 from cxp2p.errors import JobFailed, JobRefused, NoNode
 from cxp2p.records import Load, RefusalCode, Service
 from cxp2p_node.admission import LOADING_MS_MAX
@@ -63,6 +66,25 @@ async def test_every_model_is_offered_with_the_time_that_it_takes_to_load(autoju
         loads = offered(net, place.node)
         assert loads["second"].loading_ms == 0
         assert loads["first"].loading_ms > 0
+
+
+async def test_the_list_of_offers_says_which_models_are_in_memory(
+    autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line for each model, with the time that the others take."""
+    memory = Memory(1)
+    async with world() as here:
+        await library(here, Script(memory, "first"), Script(memory, "second", load_s=2))
+        net = await here.asker()
+        await settled(net, 1)
+        await trio.sleep(10)
+        (entry,) = net.offers()
+        rows = _rows(entry)
+        assert [(row["model"], row["loading_ms"]) for row in rows] == [("first", 0), ("second", 2000)]
+        _print_table(rows)
+        _, first, second = capsys.readouterr().out.splitlines()
+        assert re.search(r"first +chat +0\+0/\d+ +yes ", first)
+        assert re.search(r"second +chat +0\+0/\d+ +in 2\.0 s ", second)
 
 
 async def test_the_node_that_has_the_model_in_memory_gets_the_jobs(autojump_clock: MockClock) -> None:
