@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import ifaddr
 import trio
@@ -34,6 +34,17 @@ Resolve: TypeAlias = Callable[[Target], Awaitable[Sequence[str]]]
 """All addresses of a target's name. Raises OSError."""
 Networks: TypeAlias = Callable[[], tuple[Network, ...]]
 """The networks that this machine is in."""
+
+
+class Dials(Protocol):
+    """Opens connections: a `Dialler`, or a test's twin."""
+
+    @property
+    def rules(self) -> EgressRules: ...
+
+    async def connect(self, target: Target) -> trio.SocketStream: ...
+
+    async def open(self, target: Target) -> trio.abc.Stream: ...
 
 
 class Dialler:

@@ -18,7 +18,7 @@ from cxp2p.client import wall_ms as wall_clock_ms
 from cxp2p.egress import REDIRECTS_MAX, EgressRefused, EgressRules, Target, admit_redirect, admit_url, rules_of
 from cxp2p.records import PageFault
 from cxp2p_node.scrape.copies import ROBOTS_RETRY_S, ROBOTS_S, Copies, Copy, RobotsBook
-from cxp2p_node.scrape.dial import Dialler, Networks, Resolve, SystemResolver, own_networks, tls_context
+from cxp2p_node.scrape.dial import Dialler, Dials, Networks, Resolve, SystemResolver, own_networks, tls_context
 from cxp2p_node.scrape.exchange import Reply, exchange
 from cxp2p_node.scrape.fetched import WAIT_S, Fetched, FetchRefused, FetchSettings
 from cxp2p_node.scrape.inflate import ACCEPTED, Body, too_large
@@ -79,7 +79,7 @@ class _Flight:
 class Fetcher:
     """Fetches pages; `fetched.Fetches` says what it promises. Made by `fetcher_of`."""
 
-    def __init__(self, settings: FetchSettings, dialler: Dialler, wall_ms: Callable[[], int]) -> None:
+    def __init__(self, settings: FetchSettings, dialler: Dials, wall_ms: Callable[[], int]) -> None:
         self._settings = settings
         self._dialler = dialler
         self._wall_ms = wall_ms
