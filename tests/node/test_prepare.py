@@ -12,6 +12,7 @@ from cxp2p.wire import encode
 from cxp2p_node.engines.frames import Start
 from cxp2p_node.engines.prepare import Desk, Starts
 from cxp2p_node.engines.prompt import CHATML, ChatTemplate
+from cxp2p_node.templates.sandbox import Template
 
 
 class Counting:
@@ -35,7 +36,7 @@ def start(text: str, number: int = 1) -> Start:
 
 def desk(letters: int) -> tuple[Desk, Counting]:
     model = Counting(letters)
-    return Desk(cast(Any, model), ChatTemplate(CHATML, bos="", eos="", wall_s=0.0)), model
+    return Desk(cast(Any, model), ChatTemplate(CHATML, Template(CHATML, bos="", eos=""))), model
 
 
 @pytest.mark.parametrize("letters", [1, 4, 12, 60])

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from jinja2 import TemplateError
 
 from cxp2p.errors import JobFailed
 from cxp2p.records import FailureCode, Message, Role, Tool, ToolCall
 from cxp2p_node.engines.prompt import CHATML, ChatTemplate, begins_to_think, thoughts_ended
+from cxp2p_node.templates.apart import WALL_S_MAX, Apart
+from cxp2p_node.templates.sandbox import Template, TemplateFault
 
 HELLO = (Message(role=Role.USER, content="Hello"),)
 
 
 def template(source: str) -> ChatTemplate:
-    return ChatTemplate(source, bos="<s>", eos="</s>", wall_s=1_800_000_000)
+    return ChatTemplate(source, Template(source, bos="<s>", eos="</s>", wall_s=lambda: 1_800_000_000))
 
 
 def test_chatml() -> None:
@@ -65,8 +68,8 @@ def test_arguments_that_are_no_json_stay_text() -> None:
     """A model once wrote them, and the client sends them back as they are."""
     for arguments in ("{", '{"a":' * 100_000):
         call = Message(role=Role.ASSISTANT, content="", tool_calls=(ToolCall(id="c", name="f", arguments=arguments),))
-        source = "{{ messages[0].tool_calls[0].function.arguments }}{# tools #}"
-        assert template(source).render((call,)) == arguments
+        source = "{{ tools | tojson }}{{ messages[0].tool_calls and messages[0].tool_calls[0].function.arguments }}"
+        assert template(source).render((call,)) == f"null{arguments}"
 
 
 THINKS = "{{ enable_thinking }}|{{ thinking }}|{{ '<think>' if enable_thinking is not false }}"
@@ -97,7 +100,7 @@ def test_thoughts_are_ended_only_where_they_began() -> None:
 
 
 def test_a_broken_template_is_told_when_it_is_loaded() -> None:
-    with pytest.raises(TemplateError):
+    with pytest.raises(TemplateFault):
         template("{% for %}")
 
 
@@ -133,7 +136,6 @@ def test_a_template_with_tools_gets_them_as_values() -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "takes longer than"),
         ("{{ 'a' * 10000000000 }}", "repeats something too often"),
         ("{{ 10 ** 1000000000 }}", "powers are not allowed"),
         (
@@ -142,6 +144,140 @@ def test_a_template_with_tools_gets_them_as_values() -> None:
         ),
     ],
 )
-def test_a_template_has_limits(source: str, said: str) -> None:
+def test_what_is_too_much_is_told(source: str, said: str) -> None:
     with pytest.raises(JobFailed, match=said):
         template(source).render(HELLO)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ '%1000000000s' % messages[0].role }}",
+        "{{ messages[0].role | center(1000000000) }}",
+        "{{ messages[0].role.zfill(1000000000) }}",
+        "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
+        "{% set ns = namespace(x=3) %}{% for i in range(34) %}{% set ns.x = ns.x * ns.x %}{% endfor %}{{ ns.x > 1 }}",
+        "{{ messages[0].role.join(['b' * 60000] * 60000) }}",
+        "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
+    ],
+)
+def test_a_template_apart_has_no_more_than_its_time_and_room(source: str) -> None:
+    """Not even within one operation, which nothing in the same process could end. The next one is not harmed."""
+    spoiled = "{% if messages[0].content == 'spoil' %}" + source + "{% endif %}{{ messages[0].content }}"
+    apart = Apart(spoiled, bos="", eos="")
+    try:
+        begun = time.monotonic()
+        with pytest.raises(TemplateFault):
+            apart.render({"messages": [{"role": "user", "content": "spoil"}]})
+        assert time.monotonic() - begun < WALL_S_MAX + 1
+        assert apart.render({"messages": [{"role": "user", "content": "é"}]}) == "é"
+    finally:
+        apart.close()
+
+
+BRACKETS, SIGNS = "(" * 5000 + "1" + ")" * 5000, "-" * 100_000
+
+
+@pytest.mark.parametrize("source", ["{% for %}", f"{{{{ {BRACKETS} }}}}", f"{{{{ {SIGNS}1 }}}}"], ids=[*"abc"])
+def test_a_template_that_cannot_be_compiled_is_told(source: str) -> None:
+    with pytest.raises(TemplateFault):
+        Apart(source, bos="", eos="").close()
+
+
+def test_a_template_apart_that_was_killed_starts_again() -> None:
+    apart = Apart("{{ bos_token }}{{ x }}", bos="<s>", eos="")
+    assert apart.render({"x": "1"}) == "<s>1"
+    assert apart._process is not None
+    apart._process.kill()
+    apart._process.wait()
+    assert apart.render({"x": "\u2028"}) == "<s>\u2028"
+    apart.close()
+    assert apart._process is None
+
+
+def test_what_training_marks_is_rendered_as_text() -> None:
+    """`generation` tags, and the arguments of `tojson` that templates use."""
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}{% generation %}{{ m.content }}{% endgeneration %}{% endif %}"
+        "{% if loop.last %}{% break %}{% endif %}{% endfor %}"
+        "{{ {'b': 'é', 'a': 1} | tojson(ensure_ascii=True, sort_keys=True, separators=(',', ':')) }}"
+    )
+    assert template(source).render(HELLO) == 'Hello{"a":1,"b":"\\u00e9"}'
+
+
+SAY = "{{ m.role[0] }}:{{ m.content }};"
+STRICT = (
+    "{% if messages[0].role == 'system' %}S:{{ messages[0].content }};{% set rest = messages[1:] %}{% else %}"
+    "{% set rest = messages %}{% endif %}{% for m in rest %}"
+    "{% if m.role == 'system' or (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}" + SAY + "{% endfor %}"
+)
+NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    "{% for m in messages %}" + SAY + "{% endfor %}"
+)
+FIRST_ONLY = "{% for m in messages %}{% if m.role != 'system' or loop.first %}" + SAY + "{% endif %}{% endfor %}"
+LOOSE = (
+    Message(role=Role.DEVELOPER, content="A"),
+    Message(role=Role.USER, content="B"),
+    Message(role=Role.USER, content="C"),
+    Message(role=Role.ASSISTANT, content="D"),
+    Message(role=Role.SYSTEM, content="E"),
+    Message(role=Role.USER, content="F"),
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "prompt"),
+    [
+        (STRICT, "S:A\n\nE;u:B\n\nC;a:D;u:F;"),
+        (NO_SYSTEM, "u:A\n\nE\n\nB\n\nC;a:D;u:F;"),
+        (FIRST_ONLY, "s:A\n\nE;u:B\n\nC;a:D;u:F;"),
+        ("{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}", "s:A;u:B;u:C;a:D;s:E;u:F;"),
+    ],
+)
+def test_what_openais_clients_may_write_reaches_every_template(source: str, prompt: str) -> None:
+    """Nothing that was said is lost or refused, and templates that can take it as it is get it so."""
+    assert template(source).render(LOOSE) == prompt
+
+
+def test_several_calls_reach_a_template_of_single_ones() -> None:
+    """As Llama's; and the ids of calls are as Mistral's wants them, those of answers with them."""
+    source = (
+        "{{ tools | tojson }}{% for m in messages %}{% if m.tool_calls %}{% set c = m.tool_calls[0] %}"
+        "{% if m.tool_calls | length != 1 or c.id | length != 9 %}{{ raise_exception('one, of length 9') }}{% endif %}"
+        "{{ c.function.arguments.n }}={{ c.id }};"
+        "{% elif m.role == 'tool' %}{{ m.tool_call_id }}:{{ m.content }};{% endif %}{% endfor %}"
+    )
+    calls = tuple(ToolCall(id=f"call_{n}", name="weather", arguments=f'{{"n": {n}}}') for n in (1, 2))
+    turns = (
+        *HELLO,
+        Message(role=Role.ASSISTANT, content="", tool_calls=calls),
+        Message(role=Role.TOOL, content="two", tool_call_id="call_2"),
+        Message(role=Role.TOOL, content="one", tool_call_id="call_1"),
+    )
+    prompt = template(source).render(turns)
+    first, answer, second, other, _ = prompt.removeprefix("null").split(";")
+    assert first.startswith("1=")
+    assert answer == f"{first[2:]}:one"
+    assert second.startswith("2=")
+    assert other == f"{second[2:]}:two"
+    assert first[2:] != second[2:]
+
+
+@pytest.mark.parametrize(
+    ("source", "prompt"),
+    [
+        ("{% for t in tools %}{{ t.function.name }}{% endfor %}{% if tools is defined %}+{% endif %}", ""),
+        ("{% if tools is not none %}+{% for t in tools %}{{ t.function.name }}{% endfor %}{% endif %}", ""),
+    ],
+)
+def test_no_tools_are_told_as_the_template_can_bear_it(source: str, prompt: str) -> None:
+    assert template(source).render(HELLO) == prompt
+
+
+def test_tools_that_a_template_mentions_but_does_not_show_are_told_in_words() -> None:
+    """As Phi-4-mini's, which looks for them in the system message."""
+    source = "{% for m in messages %}{% if m.tools %}{{ m.tools }}{% endif %}{{ m.content }}{% endfor %}"
+    assert "weather" in template(source).render(HELLO, (WEATHER,))
