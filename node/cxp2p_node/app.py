@@ -171,7 +171,7 @@ async def _open_engines(
             if found is not None:
                 loadables[model.name] = found
     opened = {
-        model.name: await stack.enter_async_context(open_engine(model, store))
+        model.name: await stack.enter_async_context(open_engine(model, store, settings.scrape))
         for model in settings.models
         if model.name not in loadables and model.name not in unusable
     }

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cxp2p.egress import PORTS, rules_of
 from cxp2p.errors import SettingsError
 from cxp2p.peer import PeerSettings
 from cxp2p_node.catalog.sources import check_name, parse_source
 from cxp2p_node.engines.serving import PROMPT_STEPS_MAX, CacheType, FlashAttention, Split
+from cxp2p_node.scrape.fetched import DELAY_S, USER_AGENT
 
 # µcredits per million tokens: a small model on a home machine, well under what hosted models of its size cost.
 PRICE_IN = 20_000
@@ -53,8 +55,10 @@ class ModelSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="The model's name in the catalogue, e.g. smollm2:135m.")
-    engine: Literal["llama", "upstream", "echo"] = Field(
-        "llama", description="llama: llama.cpp. upstream: a server of yours, see url. echo: no model, for trying out."
+    engine: Literal["llama", "upstream", "scrape", "echo"] = Field(
+        "llama",
+        description="llama: llama.cpp. upstream: a server of yours, see url. scrape: web pages, see [scrape]; its name "
+        "is web. echo: no model, for trying out.",
     )
     path: Path | None = Field(None, description="A GGUF file of your own, instead of the catalogue's.")
     source: str | None = Field(
@@ -119,6 +123,40 @@ class ModelSettings(BaseModel):
         return self
 
 
+class ScrapeSettings(BaseModel):
+    """How pages are fetched and read, where a model's engine is scrape. Prices of that are per million pages."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    allow: tuple[str, ...] = Field(
+        (), max_length=256, description='Hosts and networks that are fetched from though not public, e.g. ["wiki.lan"].'
+    )
+    ports: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = Field(
+        PORTS, max_length=64, description="Ports that pages are fetched from."
+    )
+    delay_s: float = Field(DELAY_S, ge=0, le=60, description="The pause between two pages of one host.")
+    at_once: int = Field(32, ge=1, le=1024, description="Pages that are fetched at once, each of another host.")
+    user_agent: str = Field(
+        USER_AGENT, min_length=1, max_length=256, pattern=r"^[\x20-\x7e]+$", description="Who hosts see that we are."
+    )
+    ca_path: Path | None = Field(None, description="Certificates that are trusted besides the system's (PEM).")
+    cache_mib: int = Field(64, ge=0, le=65_536, description="MiB for copies of pages, for askers whom they will do.")
+    readers: int | None = Field(None, ge=1, le=256, description="Processes that read pages; one a core if not set.")
+    browser: str = Field(
+        "auto",
+        description="What runs the scripts of pages that are empty without: the path of a Chromium; none; or auto: "
+        "one that is found here, unless the node is root's, as Chromium has no sandbox then.",
+    )
+
+    @model_validator(mode="after")
+    def _allows_hosts(self) -> ScrapeSettings:
+        try:
+            rules_of(self.ports, self.allow)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
 class MemorySettings(BaseModel):
     """What models may take of this machine's memory. Models that do not fit beside others are loaded on demand."""
 
@@ -151,6 +189,7 @@ class NodeSettings(BaseModel):
     pull: bool = Field(True, description="Fetch models of the catalogue that are not on this machine yet.")
     peer: PeerSettings = Field(default_factory=PeerSettings, description="Who this peer is and how it meets others.")
     memory: MemorySettings = Field(default_factory=MemorySettings, description="What models may take of the memory.")
+    scrape: ScrapeSettings = Field(default_factory=ScrapeSettings, description="How pages are fetched and read.")
     work: WorkSettings = Field(default_factory=WorkSettings, description="For whom this node works.")
     models: tuple[ModelSettings, ...] = Field(
         (ModelSettings(name="smollm2:135m"),), min_length=1, max_length=60, description="The models that are served."

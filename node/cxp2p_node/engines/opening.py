@@ -14,12 +14,13 @@ import trio
 
 from cxp2p.errors import SettingsError, one_line
 from cxp2p.records import Prices, Service
-from cxp2p_node.config import ModelSettings
+from cxp2p_node.config import ModelSettings, ScrapeSettings
 from cxp2p_node.engines import Engine, embed
 from cxp2p_node.engines.echo import Echo
 from cxp2p_node.engines.embed import EmbedSettings, open_embed
 from cxp2p_node.engines.llama import described, open_llama
 from cxp2p_node.engines.llama_settings import llama_memory, llama_settings, machine_facts
+from cxp2p_node.engines.scrape_settings import scrape_of
 from cxp2p_node.engines.shelf import Loadable
 from cxp2p_node.engines.upstream_settings import upstream_of
 from cxp2p_node.models import Store
@@ -35,11 +36,15 @@ SLOTS = 4  # jobs at once, of an engine that has no model
 
 
 @asynccontextmanager
-async def open_engine(model: ModelSettings, store: Store) -> AsyncIterator[Engine]:
+async def open_engine(model: ModelSettings, store: Store, pages: ScrapeSettings | None = None) -> AsyncIterator[Engine]:
     """The engine that serves `model`, for as long as the block runs. Raises SettingsError if it cannot be had."""
     prices = Prices(input=model.price_in, output=model.price_out)
     if model.engine == "echo":
         yield Echo(model.name, prices, slots=model.slots or SLOTS, queue_max=model.queue_max)
+        return
+    if model.engine == "scrape":
+        async with scrape_of(model, pages or ScrapeSettings()) as scrape:
+            yield scrape
         return
     if model.engine == "upstream":
         async with upstream_of(model) as upstream:
