@@ -13,8 +13,8 @@ from cxp2p.errors import JobFailed
 from cxp2p.records import AnswerForm, ChatJob, FailureCode, Message, Role, Tool, ToolMode
 from cxp2p_node.engines.constraints import Constraints, GrammarError
 from cxp2p_node.engines.grammar import grammar_of
+from cxp2p_node.engines.marks import HARMONY, HERMES, LLAMA3, MISTRAL, PIPED, ToolFormat
 from cxp2p_node.engines.schema import pattern_of, read_schema
-from cxp2p_node.engines.segments import HERMES, LLAMA3, MISTRAL, ToolFormat
 
 TOKENIZER = llguidance.LLTokenizer("byte")
 END = TOKENIZER.eos_token
@@ -32,6 +32,8 @@ ONE = '<tool_call>\n{"name": "city", "arguments": {"c": "x"}}\n</tool_call>'
 TWO = f'{ONE}\n<tool_call>\n{{"name": "clock", "arguments": {{}}}}\n</tool_call>'
 LISTED = '[TOOL_CALLS][{"name": "city", "arguments": {"c": "x"}}]'
 LISTED_TWO = '[TOOL_CALLS][{"name": "city", "arguments": {"c": "x"}}, {"name": "clock", "arguments": {}}]'
+PIPES = f"{LISTED.replace('[TOOL_CALLS]', '<|tool_call|>')}<|/tool_call|>"
+ON_CHANNEL = '<|channel|>commentary to=functions.city <|constrain|>json<|message|>{"c": "x"}'
 BARE = '{"name": "city", "parameters": {"c": "x"}}'
 
 
@@ -83,6 +85,29 @@ def test_calls_in_a_list(mode: ToolMode, parallel: bool) -> None:
     assert lets_through(asked, LISTED_TWO, MISTRAL) is parallel
     assert not lets_through(asked, "[TOOL_CALLS][]", MISTRAL)
     assert lets_through(asked, "Hi", MISTRAL) is (mode is ToolMode.AUTO)
+
+
+@pytest.mark.parametrize("mode", [ToolMode.REQUIRED, ToolMode.AUTO])
+def test_calls_in_a_list_between_marks(mode: ToolMode) -> None:
+    """In Phi's and Granite's format."""
+    asked = job(tools=(CITY, CLOCK), tool_mode=mode)
+    assert lets_through(asked, PIPES, PIPED)
+    assert not lets_through(asked, PIPES.replace('"x"', '"y"'), PIPED)
+
+
+def test_calls_on_a_channel() -> None:
+    """In gpt-oss's format; an answer in a form is on a channel too, and where a call may come nothing is demanded."""
+    asked = job(tools=(CITY, CLOCK), tool_mode=ToolMode.REQUIRED)
+    assert lets_through(asked, ON_CHANNEL, HARMONY)
+    assert not lets_through(asked, ON_CHANNEL.replace('"x"', '"y"'), HARMONY)
+    assert not lets_through(asked, "<|channel|>final<|message|>Hi", HARMONY)
+    assert grammar_of(job(tools=(CITY,)), HARMONY) is None
+    formed = job(form=AnswerForm.JSON_SCHEMA, schema='{"type": "integer"}')
+    assert lets_through(formed, "<|channel|>final<|message|>12", HARMONY)
+    assert not lets_through(formed, "12", HARMONY)
+    either = job(tools=(CITY,), form=AnswerForm.JSON_OBJECT)
+    assert lets_through(either, ON_CHANNEL, HARMONY)
+    assert lets_through(either, "<|channel|>final<|message|>{}", HARMONY)
 
 
 def test_a_bare_call_is_the_whole_answer() -> None:

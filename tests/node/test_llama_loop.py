@@ -16,9 +16,9 @@ from cxp2p_node.engines.frames import Counted, Done, Failed, Frames, Made, Start
 from cxp2p_node.engines.frames import Message as Frame
 from cxp2p_node.engines.llama_loop import Inbox, Loop
 from cxp2p_node.engines.llama_model import Decoded
+from cxp2p_node.engines.marks import ToolFormat
 from cxp2p_node.engines.pace import Pace
 from cxp2p_node.engines.prepare import Prepared
-from cxp2p_node.engines.segments import ToolFormat
 from cxp2p_node.engines.slots import Copy, Part
 
 SHARED = tuple(range(100, 200))

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from cxp2p.errors import JobFailed
 from cxp2p.records import AnswerForm, ChatJob, FailureCode, Tool, ToolMode
+from cxp2p_node.engines.marks import ToolFormat
 from cxp2p_node.engines.schema import read_schema
-from cxp2p_node.engines.segments import ToolFormat
 
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 ANY_OBJECT = '{"type": "object"}'
@@ -42,7 +42,7 @@ def grammar_of(job: ChatJob, form: ToolFormat) -> Grammar | None:
         schema = job.schema if job.form is AnswerForm.JSON_SCHEMA else ANY_OBJECT
         if tools and not form.bare:  # a bare call cannot be told from other JSON
             return Grammar(of_calls(tools, form, several=job.parallel_calls, answer=schema), whole=True)
-        return Grammar(of_schema(schema), whole=True)
+        return Grammar(on_channel(schema) if form.channels else of_schema(schema), whole=True)
     if tools:
         text = of_text_or_calls(tools, form, several=job.parallel_calls)
         return None if text is None else Grammar(text, whole=False)
@@ -54,11 +54,19 @@ def of_schema(schema: str) -> str:
     return json.dumps({"grammars": [{"json_schema": _fixed(schema)}]})
 
 
+FINAL = "<|channel|>final<|message|>"
+
+
+def on_channel(schema: str) -> str:
+    """The same from a model that says what it means on channels: on the last one."""
+    return f"%llguidance {{}}\nstart: {_text(FINAL)} %json {json.dumps(_fixed(schema))}"
+
+
 def of_calls(tools: Sequence[Tool], form: ToolFormat, *, several: bool, answer: str | None = None) -> str:
     """An answer that is a call of one of these tools, or `several`; or instead JSON of the schema `answer`."""
     if form.listed:
-        calls = f"{_text(form.begin)} {_listed(several)}"
-    elif form.bare:
+        calls = f"{_text(form.begin)} {_listed(several)} {_text(form.end)}"
+    elif form.bare or form.channels:
         calls = "call"
     else:
         one = f"{_text(form.begin + chr(10))} call {_text(chr(10) + form.end)}"
@@ -69,15 +77,16 @@ def of_calls(tools: Sequence[Tool], form: ToolFormat, *, several: bool, answer: 
         _call_rules(tools, form),
     ]
     if answer is not None:
-        lines.append(f"answer: %json {json.dumps(_fixed(answer))}")
+        final = f"{_text(FINAL)} " if form.channels else ""
+        lines.append(f"answer: {final}%json {json.dumps(_fixed(answer))}")
     return "\n".join(lines)
 
 
 def of_text_or_calls(tools: Sequence[Tool], form: ToolFormat, *, several: bool) -> str | None:
     """Free text in which a call, once begun, is a right one. None: this format cannot be told from text."""
-    if form.bare:
+    if form.bare or form.channels:
         return None
-    rest = _listed(several) if form.listed else f'"\\n" call {_text(chr(10) + form.end)}'
+    rest = f"{_listed(several)} {_text(form.end)}" if form.listed else f'"\\n" call {_text(chr(10) + form.end)}'
     again = "*" if several and not form.listed else "?"
     return "\n".join(
         [
@@ -98,9 +107,11 @@ def _listed(several: bool) -> str:
 def _call_rules(tools: Sequence[Tool], form: ToolFormat) -> str:
     lines = ["call: " + " | ".join(f"tool_{at}" for at in range(len(tools)))]
     for at, tool in enumerate(tools):
-        head = f'{{"name": {json.dumps(tool.name)}, "{form.arguments_key}": '
+        head, tail = f'{{"name": {json.dumps(tool.name)}, "{form.arguments_key}": ', "}"
+        if form.channels:
+            head, tail = f"<|channel|>commentary to=functions.{tool.name} <|constrain|>json<|message|>", ""
         schema = json.dumps(_fixed(tool.parameters or ANY_OBJECT))
-        lines.append(f'tool_{at}: {_text(head)} %json {schema} "}}"')
+        lines.append(f"tool_{at}: {_text(head)} %json {schema} {_text(tail)}")
     return "\n".join(lines)
 
 

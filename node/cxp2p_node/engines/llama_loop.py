@@ -13,10 +13,10 @@ from cxp2p_node.engines.constraints import Constraint, GrammarError
 from cxp2p_node.engines.frames import Alive, Counted, Credit, Done, Made, Message, Start, Stop, pack
 from cxp2p_node.engines.llama_model import Decoded, Model
 from cxp2p_node.engines.llama_sampler import Sampler
+from cxp2p_node.engines.marks import ToolFormat
 from cxp2p_node.engines.output import Output
 from cxp2p_node.engines.pace import Pace
 from cxp2p_node.engines.prepare import Prepared, failed
-from cxp2p_node.engines.segments import ToolFormat
 from cxp2p_node.engines.slots import Part, Slots
 
 COALESCE_S = 0.02  # with several streams, so that frames do not grow with load
@@ -110,13 +110,13 @@ class Loop:
             self._say(ready.fault)
             return
         chat = ready.chat
-        tools = self._tools if chat.tools and chat.tool_mode is not ToolMode.NONE else None
+        calls = bool(chat.tools) and chat.tool_mode is not ToolMode.NONE
         job = Job(
             start=ready.start,
             prompt=ready.prompt,
             salt=chat.cache_salt,
             sampler=self._model.sampler(chat.sampling, ready.start.seed),
-            output=Output(chat.stop, tools, thinking=ready.thinking),
+            output=Output(chat.stop, self._tools, calls=calls, thinking=ready.thinking),
             constraint=ready.constraint,
             logprobs=chat.logprobs,
             credit=ready.start.credit,

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp as llama
+import llguidance
 import numpy as np
-from llguidance.llamacpp import lltokenizer_from_vocab
 
 from cxp2p.records import Alternative, Logprob, Sampling
 from cxp2p_node.engines.constraints import Constraints
@@ -65,6 +65,7 @@ class Model:
         self._logits_at = 0
         self._logits: Any = None
         self._pieces: dict[int, bytes] = {}
+        self._marks: frozenset[bytes] = frozenset()
 
     def template(self) -> str | None:
         """The chat template in the model file."""
@@ -94,11 +95,19 @@ class Model:
             raise LoadError(f"the tokenizer wants {-count} tokens for {len(data)} bytes")
         return tokens[:count]
 
+    def show(self, marks: Collection[str]) -> None:
+        """Special tokens that are text from now on, as they say where calls and thoughts begin and end."""
+        self._marks = frozenset(mark.encode() for mark in marks)
+        self._pieces.clear()
+
     def piece(self, token: int) -> bytes:
-        """The bytes of a token; none for special ones."""
+        """The bytes of a token; none for special ones that are not shown."""
         known = self._pieces.get(token)
         if known is None:
-            known = self._pieces[token] = self._to_bytes(token, special=False)
+            known = self._to_bytes(token, special=False)
+            if not known and (mark := self._to_bytes(token, special=True)) in self._marks:
+                known = mark
+            self._pieces[token] = known
         return known
 
     def ends(self, token: int) -> bool:
@@ -182,7 +191,28 @@ class Model:
 
     def constraints(self) -> Constraints:
         """What grammars need of this model. Takes 0.2 s."""
-        return Constraints(lltokenizer_from_vocab(self._vocab), self.vocab_size, self.piece, self.ends)
+        return Constraints(self._tokenizer(), self.vocab_size, self.piece, self.ends)
+
+    def _tokenizer(self) -> llguidance.LLTokenizer:
+        """The vocabulary as grammars see it. What is text for us is text for them.
+
+        llguidance's own way takes any token like <this> for special: then no model could write one where calls may
+        come, and they are how Qwen's begin to call and to think.
+        """
+        special = [self._to_bytes(token, special=True) for token in range(self.vocab_size)]
+        tokens = [
+            b"\xff" + words if self.ends(token) or not self.piece(token) else words
+            for token, words in enumerate(special)
+        ]
+        tokenize: Any = llama.llama_cpp._lib.llama_tokenize
+        made: llguidance.LLTokenizer = llguidance.LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
+            tokens=tokens,
+            vocab_ptr=self._vocab,
+            tokenize_fptr=ctypes.cast(tokenize, ctypes.c_void_p).value,
+            eos_token=llama.llama_vocab_eos(self._vocab),
+            slices=None,
+        )
+        return made
 
     def logprob(self, logits: Any, token: int, count: int) -> Logprob:
         """The log probability of `token` and of the `count` likeliest tokens, by the model alone (temperature 1)."""

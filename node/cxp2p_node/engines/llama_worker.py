@@ -89,6 +89,7 @@ def main() -> None:
         model = Model(path, serving)
         source = model.template() or CHATML
         template = ChatTemplate(source, Apart(source, bos=model.bos(), eos=model.eos()))
+        model.show(template.tool_format.marks)
         pace = warm_up(model, serving.prompt_steps_max)
     except (LoadError, TemplateFault) as error:
         out.write(pack(Unfit(reason=str(error)[:512])))

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cxp2p.records import CallPart, Logprob, Piece
-from cxp2p_node.engines.segments import Arguments, Call, Reasoning, Segment, SegmentReader, Text, ToolFormat
+from cxp2p_node.engines.marks import Arguments, Call, Reasoning, Segment, Text, ToolFormat
+from cxp2p_node.engines.segments import reader_of
 from cxp2p_node.engines.text import TextFilter
 
 
 class Output:
-    """Collects tokens; `piece` takes what may leave. `thinking`: the prompt ended inside of the model's reasoning."""
+    """Collects tokens; `piece` takes what may leave.
 
-    def __init__(self, stops: Sequence[str], tools: ToolFormat | None, *, thinking: bool = False) -> None:
+    `calls`: tool calls are looked for. `thinking`: the prompt ended inside of the model's reasoning.
+    """
+
+    def __init__(self, stops: Sequence[str], form: ToolFormat, *, calls: bool, thinking: bool = False) -> None:
         self._filter = TextFilter(stops)
-        self._reader = SegmentReader(tools, thinking=thinking)
+        self._reader = reader_of(form, calls=calls, thinking=thinking)
         self._text = ""
         self._reasoning = ""
         self._calls: list[CallPart] = []

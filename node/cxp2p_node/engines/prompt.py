@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 from cxp2p.errors import JobFailed
 from cxp2p.records import FailureCode, Message, Tool
-from cxp2p_node.engines.segments import HERMES, THINK_BEGIN, THINK_END, ToolFormat, format_of
+from cxp2p_node.engines.marks import HERMES, THINK_BEGIN, THINK_END, ToolFormat, format_of
 from cxp2p_node.engines.turns import (
     TOOLS_TOLD,
     Turns,

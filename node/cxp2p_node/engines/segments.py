@@ -1,8 +1,8 @@
 """What a model's raw output means: answer text, reasoning, and tool calls, told apart while it streams. Pure.
 
 Tool calls come in one of the formats that models were trained on: Hermes and Qwen write ``<tool_call>{…}</tool_call>``,
-Mistral ``[TOOL_CALLS][{…}, {…}]``, Llama 3.x a bare JSON object. Whatever does not parse as a call is given as text:
-nothing that the model said is lost.
+Mistral ``[TOOL_CALLS][{…}, {…}]``, Phi and Granite ``<|tool_call|>[{…}]``, Llama 3.x a bare JSON object; gpt-oss has a
+module of its own, `harmony`. Whatever does not parse as a call is given as text: nothing that the model said is lost.
 """
 
 from __future__ import annotations
@@ -10,70 +10,32 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, TypeAlias
 
+from cxp2p_node.engines.harmony import HarmonyReader
+from cxp2p_node.engines.marks import (
+    THINK_BEGIN,
+    THINK_END,
+    Arguments,
+    Call,
+    Reasoning,
+    Segment,
+    Text,
+    ToolFormat,
+)
 from cxp2p_node.engines.text import overlap
 
 CALL_CHARS_MAX = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class ToolFormat:
-    """How a family of models writes calls. `listed`: the calls of one answer stand in a JSON array."""
-
-    begin: str
-    end: str
-    arguments_key: str = "arguments"
-    listed: bool = False
-    bare: bool = False
-
-
-HERMES = ToolFormat("<tool_call>", "</tool_call>")
-MISTRAL = ToolFormat("[TOOL_CALLS]", "", listed=True)
-LLAMA3 = ToolFormat("", "", arguments_key="parameters", bare=True)
-
-THINK_BEGIN, THINK_END = "<think>", "</think>"
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\S)')
 
 
-def format_of(template: str) -> ToolFormat:
-    """The format that a chat template asks for; Hermes', the most common one, if it knows no tools."""
-    if MISTRAL.begin in template:
-        return MISTRAL
-    if HERMES.begin in template or "tools" not in template:
-        return HERMES
-    return LLAMA3 if '"parameters"' in template else HERMES
-
-
-class Text(NamedTuple):
-    """A part of the answer."""
-
-    text: str
-
-
-class Reasoning(NamedTuple):
-    """A part of what the model thinks before it answers."""
-
-    text: str
-
-
-class Call(NamedTuple):
-    """The beginning of tool call `number`."""
-
-    number: int
-    name: str
-
-
-class Arguments(NamedTuple):
-    """A part of the JSON arguments of tool call `number`."""
-
-    number: int
-    text: str
-
-
-Segment: TypeAlias = Text | Reasoning | Call | Arguments
+def reader_of(form: ToolFormat, *, calls: bool, thinking: bool = False) -> SegmentReader | HarmonyReader:
+    """What reads the output of a model of this format. `calls`: they are looked for."""
+    if form.channels:
+        return HarmonyReader(calls=calls)
+    return SegmentReader(form if calls else None, thinking=thinking)
 
 
 class _In(Enum):
@@ -217,7 +179,7 @@ class SegmentReader:
         assert self._tools is not None
         skipped = self._rest.lstrip(" \n\t,[" if self._tools.listed else " \n\t")
         if self._tools.listed:
-            return self._next_listed(skipped)
+            return self._next_listed(skipped, last=last)
         end = self._tools.end
         if not last and end and len(skipped) < len(end) and end.startswith(skipped):
             return False
@@ -230,7 +192,8 @@ class SegmentReader:
             self._tools = None  # one call is all that this format has
         return bool(skipped)
 
-    def _next_listed(self, skipped: str) -> bool:
+    def _next_listed(self, skipped: str, *, last: bool) -> bool:
+        assert self._tools is not None
         if not skipped:
             self._rest = ""
             return False
@@ -238,7 +201,12 @@ class SegmentReader:
             self._rest, self._state = skipped, _In.CALL
             self._raw, self._object = "", _Object()
             return True
-        self._rest, self._state, self._tools = skipped.removeprefix("]"), _In.TEXT, None
+        after, end = skipped.removeprefix("]"), self._tools.end
+        if end:
+            after = after.lstrip(" \n\t")
+        if end and not last and len(after) < len(end) and end.startswith(after):
+            return False
+        self._rest, self._state, self._tools = after.removeprefix(end), _In.TEXT, None
         return bool(self._rest)
 
 
