@@ -40,6 +40,7 @@ from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
 from cxp2p_gateway.http import Front, make_app
 from cxp2p_gateway.listener import serve_http
 from cxp2p_gateway.openai import EmbedRules
+from cxp2p_gateway.openai.cl100k import load_cl100k
 from cxp2p_gateway.salts import CacheSalts
 from cxp2p_gateway.schemas.apart import open_schemas
 from cxp2p_gateway.store import Store
@@ -135,6 +136,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """
     rng = random.SystemRandom()
     egress = _egress(settings.scrape)
+    embed_rules = _embed_rules(settings.embeddings)
     async with (
         open_store(store_path(settings), wall_ms) as store,
         open_peer(settings.peer, _data_path(settings)) as (identity, network),
@@ -148,7 +150,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             GatewayDoor(accounts, dispatch, _salts(settings, identity)),
             _patience(settings.http),
             schemas=schemas,
-            embed_rules=_embed_rules(settings.embeddings),
+            embed_rules=embed_rules,
             egress=egress,
         )
         async with trio.open_nursery() as nursery:
@@ -184,7 +186,13 @@ def _patience(http: HttpSettings) -> Patience:
 
 
 def _embed_rules(embeddings: EmbeddingSettings) -> EmbedRules:
-    return EmbedRules(token_input=embeddings.token_input, matryoshka=embeddings.matryoshka)
+    path = embeddings.cl100k_path
+    return EmbedRules(
+        token_input=embeddings.token_input,
+        native=embeddings.native,
+        cl100k=None if path is None else load_cl100k(path),
+        matryoshka=embeddings.matryoshka,
+    )
 
 
 def _egress(scrape: ScrapeSettings) -> EgressRules:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cxp2p.egress import PORTS
 from cxp2p.peer import PeerSettings
@@ -67,11 +67,24 @@ class EmbeddingSettings(BaseModel):
 
     token_input: TokenInput = Field(
         TokenInput.REJECT,
-        description='Token ids instead of text: "reject" them, or take them for the model\'s own with "native".',
+        description='Token ids instead of text: "reject" them, take them for the model\'s own ("native"), or for '
+        'OpenAI\'s ("cl100k", which LangChain sends whatever the model is).',
+    )
+    native: tuple[str, ...] = Field(
+        (), max_length=1024, description="Models whose own token ids are taken, whatever token_input says."
+    )
+    cl100k_path: Path | None = Field(
+        None, description='The file cl100k_base.tiktoken, which token_input = "cl100k" needs; see docs/guide.md.'
     )
     matryoshka: tuple[str, ...] = Field(
         MATRYOSHKA, description="Models whose vectors `dimensions` may shorten; a name covers all its tags."
     )
+
+    @model_validator(mode="after")
+    def _has_its_table(self) -> EmbeddingSettings:
+        if (self.token_input is TokenInput.CL100K) != (self.cl100k_path is not None):
+            raise ValueError('token_input = "cl100k" and cl100k_path: one needs the other')
+        return self
 
 
 class ScrapeSettings(BaseModel):

@@ -16,11 +16,13 @@ from cxp2p.known_models import name_of
 from cxp2p_gateway.faults import Condition, Fault, invalid_type, out_of_range, unsupported
 from cxp2p_gateway.fields import Fields, checked_text, kind_of, ranged_length
 from cxp2p_gateway.openai.ask import MODEL_LENGTH_MAX
+from cxp2p_gateway.openai.cl100k import Cl100k
 from cxp2p_gateway.openai.floats import floats_json
 
 INPUTS_MAX: Final = 2048
 TOKENS_MAX: Final = PART_VALUES_MAX - 1  # of one input: it goes to a node in one piece
 TOKEN_ID_MAX: Final = 2**32 - 1
+LETTERS_MAX: Final = 16 * 1024 * 1024  # of all inputs: as many as fit into a body, where token ids may become more
 NUMBERS_AT_ONCE: Final = 1024  # are written before others get their turn: a millisecond
 MATRYOSHKA: Final = (
     "embeddinggemma",
@@ -36,10 +38,11 @@ NO_TOKENS: Final = (
 
 
 class TokenInput(StrEnum):
-    """What becomes of token ids instead of text: they are refused, or taken for the model's own."""
+    """What becomes of token ids instead of text: they are refused, taken for the model's own, or for OpenAI's."""
 
     REJECT = "reject"
     NATIVE = "native"
+    CL100K = "cl100k"
 
 
 class Encoding(StrEnum):
@@ -51,10 +54,22 @@ class Encoding(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedRules:
-    """What this gateway's operator allows. `matryoshka`: models whose vectors may be shortened, each with its tags."""
+    """What this gateway's operator allows. `matryoshka`: models whose vectors may be shortened, each with its tags.
+
+    `native`: models whose own token ids are taken, whatever becomes of others'. `cl100k`: what makes text of OpenAI's;
+    without it those are refused.
+    """
 
     token_input: TokenInput = TokenInput.REJECT
+    native: tuple[str, ...] = ()
+    cl100k: Cl100k | None = None
     matryoshka: tuple[str, ...] = MATRYOSHKA
+
+    def tokens_of(self, model: str) -> TokenInput:
+        """What becomes of token ids for this model."""
+        if model in self.native or name_of(model) in self.native:
+            return TokenInput.NATIVE
+        return self.token_input
 
     def shortens(self, model: str) -> bool:
         """Whether the first numbers of this model's vectors are vectors too."""
@@ -84,7 +99,7 @@ def embed_ask(body: dict[str, Any], rules: EmbedRules) -> EmbedAsk:
         raise Fault(Condition.INPUT_MISSING, "input")
     if not isinstance(model, str):
         raise invalid_type("model", f"expected a string, got {kind_of(model)}")
-    inputs = _inputs(raw, rules)
+    inputs = _inputs(raw, rules, rules.tokens_of(model))
     encoding = fields.choice("encoding_format", [each.value for each in Encoding])
     truncate = fields.flag("truncate")
     dimensions = fields.whole("dimensions", 1, DIMENSIONS_MAX)
@@ -101,37 +116,46 @@ def embed_ask(body: dict[str, Any], rules: EmbedRules) -> EmbedAsk:
     )
 
 
-def _inputs(raw: Any, rules: EmbedRules) -> tuple[Input, ...]:
+def _inputs(raw: Any, rules: EmbedRules, tokens: TokenInput) -> tuple[Input, ...]:
     """A string or a token array is one input, an array of either is many."""
     if isinstance(raw, str):
         return (checked_text(raw, "input"),)
     if not isinstance(raw, list):
         raise invalid_type("input", f"expected a string or an array, got {kind_of(raw)}")
     if _is_token(raw[0]):
-        return (_tokens(raw, "input", rules),)
+        return (_tokens(raw, "input", rules, tokens),)
     ranged_length(len(raw), 1, INPUTS_MAX, "input", "inputs")
-    return tuple(_input(each, f"input[{index}]", rules) for index, each in enumerate(raw))
+    made: list[Input] = []
+    letters = 0
+    for index, each in enumerate(raw):
+        made.append(_input(each, f"input[{index}]", rules, tokens))
+        letters += len(made[-1])
+        if letters > LETTERS_MAX:
+            raise out_of_range("input", f"its token ids are more than {LETTERS_MAX} letters")
+    return tuple(made)
 
 
-def _input(each: Any, param: str, rules: EmbedRules) -> Input:
+def _input(each: Any, param: str, rules: EmbedRules, tokens: TokenInput) -> Input:
     if isinstance(each, list):
-        return _tokens(each, param, rules)
+        return _tokens(each, param, rules, tokens)
     text = checked_text(each, param)
     if not text:
         raise out_of_range(param, "it is empty")
     return text
 
 
-def _tokens(ids: list[Any], param: str, rules: EmbedRules) -> tuple[int, ...]:
-    if rules.token_input is TokenInput.REJECT:
+def _tokens(ids: list[Any], param: str, rules: EmbedRules, tokens: TokenInput) -> Input:
+    table = rules.cl100k if tokens is TokenInput.CL100K else None
+    if tokens is not TokenInput.NATIVE and table is None:
         raise Fault(Condition.INPUT_UNSUPPORTED, param, {"problem": NO_TOKENS})
     ranged_length(len(ids), 1, TOKENS_MAX, param, "tokens")
+    most = len(table.pieces) - 1 if table is not None else TOKEN_ID_MAX
     for index, each in enumerate(ids):
         if not _is_token(each):
             raise invalid_type(f"{param}[{index}]", f"expected a token id, got {kind_of(each)}")
-        if not 0 <= each <= TOKEN_ID_MAX:
-            raise out_of_range(f"{param}[{index}]", f"it is not between 0 and {TOKEN_ID_MAX}")
-    return tuple(ids)
+        if not 0 <= each <= most:
+            raise out_of_range(f"{param}[{index}]", f"it is not between 0 and {most}")
+    return tuple(ids) if table is None else table.text(ids)
 
 
 def _is_token(value: Any) -> bool:
