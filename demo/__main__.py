@@ -17,6 +17,7 @@ import trio
 from cxp2p.net.tasks import sole
 from demo.asking import ask_plain, ask_streamed, wait_until_ready
 from demo.network import EMBED_MODEL, MODEL, DemoError, Network, network
+from demo.scraping import scrape
 
 STATE = Path(".state/demo").resolve()
 PORT = 8080
@@ -58,6 +59,7 @@ async def _demo() -> None:
         click.echo(f"  gateway found both after {time.monotonic() - started:.1f} s: {running.base_url}")
         await _in_thread(ask_streamed, running)
         await _in_thread(ask_plain, running)
+        await _in_thread(scrape, running, running.page)
     click.echo("\nNext: `make up` leaves this network running and prints a key to use it with.")
 
 
@@ -84,6 +86,7 @@ def _access(running: Network) -> dict[str, object]:
         "base_url": running.base_url,
         **running.credentials,
         "bootstrap": addresses[0],
+        "page": running.page,
         "nodes": [{"peer": node.fact("ready", "peer"), "pid": node.process.pid} for node in running.nodes],
         "gateway_pid": running.gateway.process.pid,
     }
@@ -95,6 +98,7 @@ base URL   {access["base_url"]}
 API key    {access["api_key"]}
 user id    {access["user_id"]}
 bootstrap  {access["bootstrap"]}
+page       {access["page"]}
 
 curl -N {access["base_url"]}/chat/completions \\
   -H "Authorization: Bearer {access["api_key"]}" \\

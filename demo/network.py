@@ -14,6 +14,8 @@ from pathlib import Path
 
 import trio
 
+from demo.site import HOST, site
+
 START_S = 60.0
 STOP_S = 5.0
 MODEL = "smollm2:135m"
@@ -60,6 +62,13 @@ threads = {threads}
 [[models]]
 name = "{EMBED_MODEL}"
 threads = {threads}
+
+[[models]]
+name = "web"
+engine = "scrape"
+
+[scrape]
+allow = ["{HOST}"]
 """
 
 
@@ -74,6 +83,9 @@ bootstrap = [{json.dumps(bootstrap)}]
 [http]
 host = "127.0.0.1"
 port = {port}
+
+[scrape]
+allow = ["{HOST}"]
 """
 
 
@@ -135,12 +147,13 @@ def _last_words(log_path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The running network and how to reach it."""
+    """The running network and how to reach it. `page`: the URL of one that its nodes may fetch."""
 
     bootstrap: Program
     nodes: tuple[Program, ...]
     gateway: Program
     credentials: Mapping[str, str]
+    page: str
 
     @property
     def base_url(self) -> str:
@@ -167,8 +180,9 @@ async def network(state: Path, port: int) -> AsyncIterator[Network]:
     """Bootstrap peer first, then both nodes and the gateway side by side. `state` is absolute, for one network."""
     with _claimed(state):
         stop_leftovers(state)
-        async with _network(state, state / "logs", port) as running:
-            yield running
+        with site() as page:
+            async with _network(state, state / "logs", port, page) as running:
+                yield running
 
 
 @contextmanager
@@ -183,7 +197,7 @@ def _claimed(state: Path) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _network(state: Path, logs: Path, port: int) -> AsyncIterator[Network]:
+async def _network(state: Path, logs: Path, port: int, page: str) -> AsyncIterator[Network]:
     boot_arguments = ["bootstrap", "--listen", "/ip4/127.0.0.1/tcp/0", "--data", str(state / "bootstrap")]
     async with start("bootstrap peer", boot_arguments, logs / "bootstrap.log") as bootstrap:
         addresses = bootstrap.facts["ready"]["addresses"]
@@ -206,7 +220,7 @@ async def _network(state: Path, logs: Path, port: int) -> AsyncIterator[Network]
             nodes = tuple(programs[name] for name in configs)
             gateway = programs["gateway"]
             try:
-                yield Network(bootstrap, nodes, gateway, credentials(state, gateway))
+                yield Network(bootstrap, nodes, gateway, credentials(state, gateway), page)
             finally:
                 interrupt(bootstrap)  # with the others, not after them
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 
 import click
@@ -10,7 +11,8 @@ import httpx
 from demo.asking import headers_of, print_facts, print_receipt
 from demo.network import Network
 
-LINES_SHOWN = 6
+LINES_SHOWN = 12
+LETTERS_SHOWN = 100  # of each
 
 
 def scrape(network: Network, url: str) -> None:
@@ -31,6 +33,6 @@ def scrape(network: Network, url: str) -> None:
     click.echo(f"{metadata['title']} ({metadata['author']}, {metadata['publish_date']}): {metadata['description']}")
     lines = [line for line in content.splitlines() if line.strip()]
     for line in lines[:LINES_SHOWN]:
-        click.echo(f"  {line}")
+        click.echo(f"  {textwrap.shorten(line, LETTERS_SHOWN) if len(line) > LETTERS_SHOWN else line}")
     print_facts(f"{len(content)} letters of Markdown in {seconds:.2f} s", reply.json()["cx"])
     print_receipt(network, reply.headers["x-cx-generation-id"], 1)

@@ -24,10 +24,11 @@ def test_the_demo_asks_and_verifies_and_leaves_nothing_running(tmp_path: Path) -
         [sys.executable, "-m", "demo"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("signature valid (node), countersign valid (gateway): accepted") == 2
+    assert done.stdout.count("signature valid (node), countersign valid (gateway): accepted") == 3
+    assert "How lighthouses work (A. Keeper, 2024-05-17)" in done.stdout
     assert re.search(r"\d+ tokens, \d+ tokens/s, first token after \d+ ms", done.stdout)
-    assert len(re.findall(r"node +12D3KooW\w+, attempt 1", done.stdout)) == 2
-    assert len(re.findall(r"found +by (dht|exchange) look-up in \d+ ms", done.stdout)) == 2
+    assert len(re.findall(r"node +12D3KooW\w+, attempt 1", done.stdout)) == 3
+    assert len(re.findall(r"found +by (dht|exchange) look-up in \d+ ms", done.stdout)) == 3
     assert not [
         process for process in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(process.info["cmdline"])
     ]

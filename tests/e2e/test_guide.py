@@ -18,7 +18,7 @@ NETWORK = [fence for each in pages() for fence in each.fences if "network" in fe
 
 
 def test_the_guide_has_blocks_to_run() -> None:
-    assert len(NETWORK) >= 7
+    assert len(NETWORK) >= 12
 
 
 @pytest.mark.parametrize("fence", NETWORK, ids=lambda fence: f"{fence.page}:{fence.line}")
@@ -30,6 +30,7 @@ def test_a_block_of_the_guide_works_when_pasted(up: Up, fence: Fence, tmp_path: 
         "OPENAI_API_KEY": up.access["api_key"],
         "CX_USER_ID": up.access["user_id"],
         "CXP2P_BOOTSTRAP": up.access["bootstrap"],
+        "CX_PAGE": up.access["page"],
     }
     caller = [sys.executable, "-c"] if fence.language == "python" else ["bash", "-euo", "pipefail", "-c"]
     done = subprocess.run(
