@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cxp2p.client import Settlement
 from cxp2p.egress import EgressRules, rules_of
+from cxp2p.known_models import name_of
 from cxp2p_gateway import openai
 from cxp2p_gateway.asking import Door
 from cxp2p_gateway.chat import ChatCompletions
@@ -160,10 +161,11 @@ class _Model:
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         wanted = scope["path_params"]["model"]
-        for card in self.door.models():
-            if card.model == wanted:
-                await send_json(openai.model_object(card, self.embed_rules), send)
-                return
+        cards = {card.model: card for card in self.door.models()}
+        card = cards.get(wanted) or cards.get(name_of(wanted))
+        if card is not None:
+            await send_json(openai.model_object(card, self.embed_rules), send)
+            return
         raise Fault(Condition.MODEL_NOT_LISTED, "model", {"model": wanted})
 
 

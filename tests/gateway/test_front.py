@@ -110,13 +110,15 @@ async def test_ready_means_that_there_is_a_node(autojump_clock: MockClock) -> No
 
 @pytest.mark.parametrize("base", BASES)
 async def test_models(base: str, autojump_clock: MockClock) -> None:
-    """The list, and each by its id, with a colon or a slash in it."""
+    """The list, and each by its id, with a colon or a slash in it, or by another name of it."""
     door = MemoryDoor(cards=(card(), card("org/model:1b")))
     listed = (await get(base + "/models", door=door)).json()
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == ["smollm2:135m", "org/model:1b"]
     for model in listed["data"]:
         assert (await get(f"{base}/models/{model['id']}", door=door)).json() == model
+    by_alias = await get(base + "/models/SmolLM2", door=door)
+    assert by_alias.json()["id"] == "smollm2:135m"
     missing = await get(base + "/models/nix", door=door)
     assert missing.status == 404
     assert missing.headers["x-error-code"] == "model_not_found"

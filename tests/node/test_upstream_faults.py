@@ -138,6 +138,15 @@ def test_looks_at_a_server_that_is_down_grow_rarer() -> None:
     assert pauses[-1] == LOOK_AGAIN_S_MAX
 
 
+def test_a_server_that_comes_up_is_looked_at_more_often() -> None:
+    """From the moment on in which it answers that it loads its model."""
+    health = Health()
+    for _ in range(10):
+        health.unseen(fault(Kind.GONE))
+    pauses = [health.unseen(fault(Kind.BUSY)) for _ in range(3)]
+    assert pauses == [0.5, 1.0, 2.0]
+
+
 @pytest.mark.parametrize("kind", [Kind.CONTEXT, Kind.REQUEST])
 def test_a_fault_of_the_request_says_nothing_of_the_server(kind: Kind) -> None:
     """A bad request of one user must not take the node from all others."""

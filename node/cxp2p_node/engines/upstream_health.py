@@ -29,7 +29,8 @@ class Health:
     def __init__(self) -> None:
         self.state = State.UNSEEN
         self.why = ""
-        self._looks = 0  # that failed in a row
+        self._looks = 0  # that failed in a row, in the same way
+        self._fault: Kind | None = None
         self._strikes = 0
         self._rests = 0
         self._rest_until = 0.0
@@ -43,7 +44,9 @@ class Health:
         return LOOK_S
 
     def unseen(self, fault: ServerFault) -> float:
-        """A look failed. Says when to look again."""
+        """A look failed. Says when to look again: soon, if it failed in another way than the last one."""
+        if fault.kind is not self._fault:
+            self._fault, self._looks = fault.kind, 0  # it has begun to load its model, say
         pause_s = max(min(RETRY_S_FIRST * 2.0 ** min(self._looks, 16), RETRY_S_MAX), fault.retry_s)
         self._looks += 1
         self.state, self.why = State.DOWN, fault.words
