@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count as count_from
 from typing import Final
 
 import trio
@@ -288,12 +289,13 @@ class Fetcher:
         at = replace(trip.target, path="/robots.txt")
         try:
             with trio.fail_after(ROBOTS_FETCH_S_MAX):
-                for count in range(1, REDIRECTS_MAX + 1):
+                for count in count_from(1):
                     async with self._asked(trip, at, {}) as reply:
                         if not reply.redirects:
                             return await self._robots_in(at, reply)
+                        if count > REDIRECTS_MAX:
+                            return ALLOW_ALL
                         at = self._redirected(at, reply, count)
-            return ALLOW_ALL
         except trio.TooSlowError:
             if not trip.answered:
                 raise _too_late() from None
