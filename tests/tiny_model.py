@@ -50,10 +50,12 @@ def write_tiny_model(
     architecture: str = "llama",
     half: tuple[str, ...] = (),
     says: tuple[str, ...] = (),
+    control: tuple[str, ...] = (),
+    template: str = TEMPLATE,
 ) -> Path:
     """`half`: the tensors that are stored as 16 bits, which llama.cpp cannot bear of every one.
 
-    `says`: what it says in place of the alphabet, each text a token.
+    `says`: what it says in place of the alphabet, each text a token; `control`: which of them llama.cpp does not show.
     """
     vocab = len(SPECIAL) + 256 + len(says)
     writer = gguf.GGUFWriter(path, architecture)
@@ -72,13 +74,14 @@ def write_tiny_model(
     letters = byte_letters()
     writer.add_token_list([*SPECIAL, *letters, *says])
     kinds = [*[gguf.TokenType.CONTROL] * len(SPECIAL), *[gguf.TokenType.NORMAL] * 256]
-    writer.add_token_types([*kinds, *[gguf.TokenType.USER_DEFINED] * len(says)])
+    shown, hidden = gguf.TokenType.USER_DEFINED, gguf.TokenType.CONTROL
+    writer.add_token_types([*kinds, *(hidden if each in control else shown for each in says)])
     writer.add_token_merges([f"{letters[0]} {letters[0]}"])  # there must be one; this one is of no use
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(END)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(TEMPLATE)
+    writer.add_chat_template(template)
     for name, tensor in tensors(vocab, loop, len(says)).items():
         writer.add_tensor(name, tensor.astype(np.float16) if name in half else tensor)
     writer.write_header_to_file()

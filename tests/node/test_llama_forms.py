@@ -29,7 +29,7 @@ from cxp2p.records import (
     Usage,
 )
 from cxp2p_node.engines.llama import Llama, LlamaSettings, open_llama
-from tiny_model import ANSWER, write_tiny_model
+from tiny_model import ANSWER, TEMPLATE, write_tiny_model
 
 PERSON = {
     "type": "object",
@@ -247,3 +247,68 @@ async def test_log_probabilities_are_of_each_token(engine: Llama) -> None:
     pieces, _ = await ask(engine, job(temperature=0), max_out=3)
     assert not any(piece.logprobs for piece in pieces)
     assert isinstance(logprobs[0], Logprob)
+
+
+async def test_nothing_is_told_of_a_stop_string(engine: Llama) -> None:
+    """Neither its text nor the log probabilities of its tokens."""
+    pieces, usage = await ask(engine, job(logprobs=1, temperature=0, stop=("efg",)))
+    assert text(pieces) == "abcd"
+    assert b"".join(logprob.data for piece in pieces for logprob in piece.logprobs) == b"abcd"
+    assert usage.out_units == len("abcdefg")
+
+
+SAYS_CALL = '{"name": "weather", "arguments": {"city": "Paris"}}'
+SHOWS_TOOLS = "{{ tools | tojson if tools else '' }}"
+CHANNELS = ("<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|call|>", "<|return|>")
+
+
+@pytest.mark.parametrize(
+    ("shown", "says", "control"),
+    [
+        ("[TOOL_CALLS]", ("[TOOL_CALLS]", f"[{SAYS_CALL}]"), ("[TOOL_CALLS]",)),
+        ("<tool_call>", ("<tool_call>", f"\n{SAYS_CALL}\n", "</tool_call>"), ()),
+        ("<|tool_call|>", ("<|tool_call|>", f"[{SAYS_CALL}]", "<|/tool_call|>"), ("<|tool_call|>", "<|/tool_call|>")),
+        (
+            "<|channel|><|message|>",
+            (
+                *("<|channel|>", "analysis", "<|message|>", "Hm.", "<|end|>", "<|start|>"),
+                *("assistant to=functions.weather", " json", '<|message|>{"city": "Paris"}', "<|call|>", "<|return|>"),
+            ),
+            CHANNELS,
+        ),
+    ],
+    ids=["mistral", "qwen", "phi", "gpt-oss"],
+)
+async def test_marks_that_are_tokens_of_their_own_are_seen(
+    tmp_path: Path, shown: str, says: tuple[str, ...], control: tuple[str, ...]
+) -> None:
+    """Also those that llama.cpp does not show; and the model may write them where calls may come."""
+    path = write_tiny_model(
+        tmp_path / "m.gguf",
+        context=2048,
+        says=says,
+        control=control,
+        template=f"{{# {shown} #}}{SHOWS_TOOLS}{TEMPLATE}",
+    )
+    settings = LlamaSettings(
+        model="tiny",
+        path=path,
+        model_digest=b"d" * 32,
+        prices=Prices(input=1, output=1),
+        slots=2,
+        queue_max=4,
+        threads=1,
+    )
+    async with open_llama(settings) as engine:
+        pieces, usage = await ask(engine, job(tools=(WEATHER,), temperature=0, parallel_calls=False))
+        assert text(pieces) == ""
+        assert calls(pieces) in ([("weather", {"city": "Paris"})], [("weather", {"city": "Rome"})])
+        assert usage.finish is Finish.STOP
+        reasoning = "".join(piece.reasoning for piece in pieces)
+        assert reasoning == ("Hm." if control == CHANNELS else "")
+        for seed in range(3):
+            asked = job(tools=(WEATHER, CLOCK), tool_mode=ToolMode.REQUIRED, parallel_calls=False)
+            pieces, _ = await ask(engine, asked, seed)
+            assert len(calls(pieces)) == 1
+            pieces, _ = await ask(engine, job(form=AnswerForm.JSON_SCHEMA, schema=json.dumps(PERSON)), seed)
+            assert set(json.loads(text(pieces))) == {"name", "age", "tags"}

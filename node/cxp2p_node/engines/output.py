@@ -24,6 +24,7 @@ class Output:
         self._calls: list[CallPart] = []
         self._token_ids: list[int] = []
         self._logprobs: list[Logprob] = []
+        self._freed = 0  # bytes of text since the last piece
         self.made = 0
 
     @property
@@ -47,7 +48,11 @@ class Output:
         self._token_ids.append(token)
         if logprob is not None:
             self._logprobs.append(logprob)
-        self._add(self._reader.feed(self._filter.feed(data)))
+        text = self._filter.feed(data)
+        self._freed += len(text.encode())
+        self._add(self._reader.feed(text))
+        if self._filter.stopped:
+            self._logprobs = _within(self._logprobs, self._freed)
 
     def end(self) -> None:
         """No more tokens come: what was held back may leave."""
@@ -66,7 +71,7 @@ class Output:
             logprobs=tuple(self._logprobs),
         )
         self._text = self._reasoning = ""
-        self._calls, self._token_ids, self._logprobs = [], [], []
+        self._calls, self._token_ids, self._logprobs, self._freed = [], [], [], 0
         return piece
 
     def _add(self, segments: Sequence[Segment]) -> None:
@@ -87,3 +92,13 @@ class Output:
             self._calls[-1] = CallPart(number=number, name=last.name, arguments=last.arguments + text)
         else:
             self._calls.append(CallPart(number=number, arguments=text))
+
+
+def _within(logprobs: Sequence[Logprob], size: int) -> list[Logprob]:
+    """Those of the first `size` bytes: of a stop string nothing is told, not even how likely it was."""
+    kept, begin = [], 0
+    for each in logprobs:
+        if begin < size:
+            kept.append(each)
+        begin += len(each.data)
+    return kept
