@@ -41,6 +41,7 @@ from cxp2p_node.admission import measure
 from cxp2p_node.bench import Bench
 from cxp2p_node.engines import Counted, Emit
 from cxp2p_node.intake import Intake
+from cxp2p_node.salting import salted
 
 log = logging.getLogger("cxp2p.node.serve")
 
@@ -179,7 +180,7 @@ class Serving:
         if refusal is not None:
             return refusal
         in_max = input_units_max(job, ask.request, capability.context_units)
-        return _Work(order, opened.envelope, job, found, in_max, wall_ms, Output(order.service))
+        return _Work(order, opened.envelope, salted(job, asker), found, in_max, wall_ms, Output(order.service))
 
     # Doing.
 

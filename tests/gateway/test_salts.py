@@ -82,4 +82,3 @@ async def test_what_reaches_a_node_is_salted_unless_accounts_share(apart: bool, 
     first, second, again = engine.salts
     assert first == again
     assert (first != second) is apart
-    assert bool(first) is apart
