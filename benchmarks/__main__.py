@@ -17,14 +17,21 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import embed, engine, path, wire
+from benchmarks import embed, engine, extraction, path, scrape, wire
 from benchmarks.figures import Figure
 from cxp2p.paths import default_data_path
 from cxp2p_node.catalog import look_up
 from cxp2p_node.models import Store
 
 BENCHMARKS: Final[Mapping[str, Callable[[float], list[Figure]]]] = MappingProxyType(
-    {"embed": embed.measure, "engine": engine.measure, "path": path.measure, "wire": wire.measure}
+    {
+        "embed": embed.measure,
+        "engine": engine.measure,
+        "extraction": extraction.measure,
+        "path": path.measure,
+        "scrape": scrape.measure,
+        "wire": wire.measure,
+    }
 )
 PACKAGES = ("cbor2", "cryptography", "libp2p", "llama-cpp-python", "piper-tts", "pydantic", "selectolax", "xllamacpp")
 MODELS = (engine.MODEL, embed.MODEL)

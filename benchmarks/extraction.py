@@ -1,0 +1,53 @@
+"""How well pages are read: what is found of what they say, beside trafilatura. Scores do not depend on the machine.
+
+The pages are those of `tests/data/pages`: the project's own, so that they are hardly a sample of the web.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from urllib.parse import urljoin
+
+import trafilatura
+
+from benchmarks.extraction_scores import MEASURES, URL, means, pages, said_by, scores, wanted_of
+from benchmarks.figures import Figure, Rate
+from cxp2p.jobs import PageForm
+from cxp2p_node.scrape.extract import extract
+
+PEER = f"trafilatura {trafilatura.__version__}, Markdown with tables, formatting and links"
+
+
+def measure(seconds: float) -> list[Figure]:
+    """F1 of each measure, the mean over the pages that have it, with the worst page and the best."""
+    bodies = pages()
+    ours = [_scores(body, _ours(body)) for _, body in bodies]
+    peers = [_scores(body, peer_markdown(body)) for _, body in bodies]
+    return [
+        Figure(name=f"{measure}, F1", ours=_rate(ours, measure), peer=_rate(peers, measure), peer_is=PEER)
+        for measure in MEASURES
+    ]
+
+
+def peer_markdown(body: bytes | str) -> str:
+    """What trafilatura makes of a page, with all that it can keep."""
+    made = trafilatura.extract(
+        body, url=URL, output_format="markdown", include_tables=True, include_formatting=True, include_links=True
+    )
+    return str(made or "")
+
+
+def _ours(body: bytes) -> str:
+    return extract(body, "text/html", URL, PageForm.MARKDOWN, include_links=True).content
+
+
+def _scores(body: bytes, markdown: str) -> Mapping[str, float]:
+    said = said_by(markdown)
+    said.links = Counter(dict.fromkeys((urljoin(URL, link) for link in said.links), 1))
+    return scores(wanted_of(body), said)
+
+
+def _rate(rows: Sequence[Mapping[str, float]], measure: str) -> Rate:
+    values = [row[measure] for row in rows if measure in row]
+    return Rate(median=means(rows)[measure], least=min(values), most=max(values))
