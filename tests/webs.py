@@ -83,6 +83,15 @@ def allowing(script: Script) -> Script:
     return answer
 
 
+def with_robots(robots: str, status: int = 200, page: Script = says_hello) -> Script:
+    """A host with this robots.txt."""
+
+    async def script(asked: Asked, line: Line) -> None:
+        await (line.page(robots, status) if asked.path == "/robots.txt" else page(asked, line))
+
+    return script
+
+
 @dataclass
 class Web:
     """Hosts by name; "*" is any other. `asked` is all they were asked, `taken` how many connections there were."""
@@ -109,7 +118,7 @@ class Web:
                 self.asked.append(asked)
                 script = self.hosts.get(asked.host) or self.hosts["*"]
                 await script(asked, Line(stream))
-        except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, h11.RemoteProtocolError):
             pass
         finally:
             self.open -= 1
@@ -222,6 +231,19 @@ async def outcome(fetcher: Fetcher, url: str, timeout_s: float = 5.0, wait_s: fl
         return await fetch(fetcher, url, timeout_s, wait_s=wait_s)
     except FetchRefused as caught:
         return caught.fault
+
+
+async def all_of(fetcher: Fetcher, urls: list[str], wait_s: float = 60.0) -> dict[str, Fetched | PageFault]:
+    """What becomes of them, fetched at once."""
+    found: dict[str, Fetched | PageFault] = {}
+
+    async def one(url: str) -> None:
+        found[url] = await outcome(fetcher, url, wait_s=wait_s)
+
+    async with trio.open_nursery() as nursery:
+        for url in urls:
+            nursery.start_soon(one, url)
+    return found
 
 
 @dataclass(frozen=True)
