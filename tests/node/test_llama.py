@@ -146,6 +146,18 @@ async def test_the_worker_leaves_with_its_engine(model: Path) -> None:
     assert not process.is_running()
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+async def test_the_process_of_the_template_leaves_with_its_worker(model: Path, number: signal.Signals) -> None:
+    async with tiny(model) as engine:
+        assert engine.worker.pid is not None
+        (template,) = psutil.Process(engine.worker.pid).children()
+        assert "cxp2p_node.templates.apart" in template.cmdline()
+        os.kill(engine.worker.pid, number)
+        with trio.fail_after(PATIENCE_S):
+            await trio.to_thread.run_sync(psutil.wait_procs, [template], PATIENCE_S)
+        assert not template.is_running()
+
+
 async def test_a_hung_worker_is_killed_when_the_engine_closes(model: Path) -> None:
     async with tiny(model) as engine:
         assert engine.worker.pid is not None
