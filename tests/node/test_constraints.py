@@ -69,6 +69,8 @@ SCHEMAS: list[Any] = [
     {"type": "string", "pattern": "^(a|bc)+[^x-z]$"},
     {"anyOf": [{"type": "integer"}, {"type": "string", "maxLength": 4}, closed(x={"const": 1})]},
     {"oneOf": [closed(k={"const": "a"}, v={"type": "integer"}), closed(k={"const": "b"}, v={"type": "null"})]},
+    {"oneOf": [closed(k={"const": 0}, v={"type": "integer"}), closed(k={"enum": [1, 2]}, v={"const": [1]})]},
+    closed(a={"oneOf": [{"type": "number"}, {"type": ["string", "null"]}, closed(x={"const": 1.5})]}),
     {"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 9}]},
     {
         "$defs": {"n": closed(v={"type": "integer"}, next={"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]})},

@@ -165,6 +165,24 @@ def test_formats_that_nobody_knows_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
+    "schemas",
+    [
+        [{"type": "integer", "minimum": 1}, {"type": "integer", "maximum": 5}],
+        [{"type": "integer"}, {"type": "number"}],
+        [{"const": 1}, {"const": True}],
+        [{"type": "object", "properties": {"k": {"const": 1}}}, {"type": "object", "properties": {"k": {"const": 2}}}],
+        [{"enum": [1, 2]}, {"enum": [2, 3]}],
+        [{}, {"type": "null"}],
+        [{"type": 5, "enum": 5, "required": 5, "properties": 5}, {"type": {}, "enum": {}}],
+        ["x"],
+    ],
+)
+def test_one_of_schemas_that_overlap_is_not_any_of_them(schemas: Any) -> None:
+    """It would let an answer through which is of two."""
+    assert read_schema(json.dumps({"oneOf": schemas})) == {"oneOf": schemas}
+
+
+@pytest.mark.parametrize(
     ("pattern", "right", "wrong"),
     [
         (r"^\s$", [" ", "\u00a0"], ["\x85", "\ufeff", "x"]),

@@ -6,6 +6,7 @@ something in another way than JSON Schema does, what it gets means the same in b
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from typing import Any, Final
@@ -50,6 +51,8 @@ def _fixed(schema: Any) -> Any:
     for key, value in schema.items():
         if key in _PLAIN_VALUES:
             fixed[key] = value
+        elif key == "oneOf" and "anyOf" not in schema and _exclude_each_other(value):
+            fixed["anyOf"] = _fixed(value)
         elif key == "pattern" and isinstance(value, str):
             fixed[key] = pattern_of(value)
         elif key == "format" and isinstance(value, str) and value not in FORMATS:
@@ -60,6 +63,54 @@ def _fixed(schema: Any) -> Any:
         else:
             fixed[key] = _fixed(value)
     return fixed
+
+
+def _exclude_each_other(schemas: Any) -> bool:
+    """Whether a value of one of these is surely of no other: then `oneOf` is `anyOf`, which llguidance can follow.
+
+    It sees so itself of some, but not where numbers tell them apart.
+    """
+    if not isinstance(schemas, list) or not all(isinstance(each, dict) for each in schemas):
+        return False
+    return all(_apart(one, other) for one, other in itertools.combinations(schemas, 2))
+
+
+def _apart(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """By their types, by their values, or by a property that both must have."""
+    types = [_types(each) for each in (one, other)]
+    if all(types) and not types[0] & types[1]:
+        return True
+    values = [_values(each) for each in (one, other)]
+    if all(each is not None for each in values):
+        return not any(left == right for left in values[0] or () for right in values[1] or ())
+    if types != [{"object"}, {"object"}]:
+        return False
+    left, right = _musts(one), _musts(other)
+    return any(_apart(left[name], right[name]) for name in left.keys() & right.keys())
+
+
+def _musts(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The schemas of the properties that an object must have."""
+    shapes, names = schema.get("properties"), schema.get("required")
+    if not isinstance(shapes, dict) or not isinstance(names, list):
+        return {}
+    return {name: each for name, each in shapes.items() if name in names and isinstance(each, dict)}
+
+
+def _types(schema: dict[str, Any]) -> set[str]:
+    """The types that it names; a number may be a whole one. Empty: any."""
+    named = schema.get("type")
+    listed = named if isinstance(named, list) else [named]
+    names = {each for each in listed if isinstance(each, str)}
+    return names | {"integer"} if "number" in names else names
+
+
+def _values(schema: dict[str, Any]) -> list[Any] | None:
+    """The values that it names, if it does. As Python compares them, True is 1: then they are not apart."""
+    if "const" in schema:
+        return [schema["const"]]
+    named = schema.get("enum")
+    return named if isinstance(named, list) else None
 
 
 def pattern_of(pattern: str) -> str:
