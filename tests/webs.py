@@ -102,6 +102,14 @@ class Web:
     open: int = 0
     open_most: int = 0
     port: int = 0
+    _closed: trio.Event = field(default_factory=trio.Event)
+
+    async def until_quiet(self) -> None:
+        """Until no connection is open, and all tasks have ended that can."""
+        with trio.fail_after(10):
+            while self.open:
+                await self._closed.wait()
+        await trio.testing.wait_all_tasks_blocked(0.05)
 
     def paths(self, *, robots: bool = False) -> list[str]:
         """What was asked for, in its order."""
@@ -121,8 +129,12 @@ class Web:
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, h11.RemoteProtocolError):
             pass
         finally:
-            self.open -= 1
-            await trio.aclose_forcefully(stream)
+            try:
+                await trio.aclose_forcefully(stream)
+            finally:
+                self.open -= 1
+                self._closed.set()
+                self._closed = trio.Event()
 
     async def _read(self, stream: trio.abc.Stream) -> Asked | None:
         connection = h11.Connection(h11.SERVER)

@@ -44,8 +44,8 @@ class Reply:
         for _ in range(INFORMATIONAL_MAX):
             event = await self._next()
             if isinstance(event, h11.Response):
-                if len(event.headers) > HEADERS_MAX:
-                    raise FetchRefused(PageFault.CONNECT_ERROR, f"more than {HEADERS_MAX} headers")
+                if len(event.headers) > HEADERS_MAX or sum(map(_size, event.headers)) > HEADER_BYTES_MAX:
+                    raise FetchRefused(PageFault.CONNECT_ERROR, "more headers than a page needs")
                 self.status = event.status_code
                 for name, value in event.headers:
                     self.headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
@@ -82,6 +82,10 @@ class Reply:
             return bytes(await self._stream.receive_some(READ_BYTES))
         except (OSError, trio.BrokenResourceError):
             raise FetchRefused(PageFault.CONNECT_ERROR, "the connection broke") from None
+
+
+def _size(header: tuple[bytes, bytes]) -> int:
+    return len(header[0]) + len(header[1]) + len(b": \r\n")
 
 
 @asynccontextmanager
