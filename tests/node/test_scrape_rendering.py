@@ -189,6 +189,7 @@ async def test_a_tunnel_carries_bytes_both_ways() -> None:
         "CONNECT 169.254.169.254:80",
         "CONNECT [::1]:443",
         "CONNECT a.example:22",
+        "CONNECT update.googleapis.com:443",
         "CONNECT a.example:443@10.0.0.1:443",
         "GET http://127.0.0.1:{port}/",
         "GET http://inner.example:{port}/",

@@ -27,6 +27,10 @@ HEAD_S_MAX: Final = 30.0  # browsers open connections before they know what for
 CONNECT_S_MAX: Final = 10.0
 READ_BYTES_MAX: Final = 1 << 16
 
+# What Chromium asks for itself, whatever it is told: versions, time, accounts. Nobody there needs to know of this node.
+_CALLS_HOME: Final = frozenset(
+    {"update.googleapis.com", "clients2.google.com", "accounts.google.com", "optimizationguide-pa.googleapis.com"}
+)
 _HOP: Final = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"proxy-authorization", b"upgrade"})
 
 
@@ -92,7 +96,12 @@ class Proxy:
         """What is asked for, if it may be. Raises EgressRefused."""
         text = url.decode("latin-1")
         target = admit_url(f"https://{text}/" if method == b"CONNECT" else text, self._connects.rules)
-        if target.tls is not (method == b"CONNECT") or self.over or len(self.refused) >= REQUESTS_MAX:
+        if (
+            target.host in _CALLS_HOME
+            or target.tls is not (method == b"CONNECT")
+            or self.over
+            or len(self.refused) >= REQUESTS_MAX
+        ):
             raise EgressRefused(PageFault.URL_BLOCKED, BLOCKED)
         return target
 
