@@ -17,6 +17,9 @@ JOB_LETTERS_MAX = 600  # half a minute of speech, two seconds of work
 TAG = re.compile(r"</?[A-Za-z][^<>\n]{0,200}>")
 SENTENCE_END = re.compile(r"(?:[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』）]*|\n\s*\n|\n)")  # noqa: RUF001
 CLAUSE_END = re.compile(r"[,;:—–](?=\s)|[，、；：]")  # noqa: RUF001
+SIGNS_READ = "°©®™№℃℉"  # of the symbols that have a name: all others, also emoji, are pictures
+VARIATION_SELECTORS = "".join(map(chr, range(0xFE00, 0xFE10)))
+ZERO_WIDTH_NON_JOINER = "\u200c"  # separates words, or parts of them
 # After these a full stop ends no sentence.
 ABBREVIATIONS = frozenset(
     {"mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "vs", "etc", "e.g", "i.e", "no", "fig", "approx", "inc", "ltd"}
@@ -27,8 +30,8 @@ LAST_WORD = re.compile(r"([^\s.]+(?:\.[^\s.]+)*)\.$")
 def parts_to_read(text: str) -> list[str]:
     """The parts of a text, none empty and none without a letter or a digit: those have no sound.
 
-    Tags as of SSML are left out, what is between them is read; square brackets in pairs would be phonemes to Piper, and
-    are read as single ones.
+    Tags as of SSML are left out, what is between them is read; so are emoji and other pictures. Square brackets in
+    pairs would be phonemes to Piper, and are read as single ones.
     """
     plain = _plain(text)
     parts: list[str] = []
@@ -65,7 +68,19 @@ def has_sound(text: str) -> bool:
 
 def _plain(text: str) -> str:
     text = TAG.sub(" ", text).replace("[[", "[ [").replace("]]", "] ]")
-    return "".join(letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else " " for letter in text)
+    return "".join(letter if letter.isascii() and letter.isprintable() else _heard(letter) for letter in text)
+
+
+def _heard(letter: str) -> str:
+    """What of a letter outside ASCII's printable ones is read: pictures, and what is only for the eye, are not."""
+    match unicodedata.category(letter):
+        case "Cf" | "Me":
+            return " " if letter == ZERO_WIDTH_NON_JOINER else ""
+        case "So" | "Sk" | "Co" | "Cn" | "Cs":
+            return letter if letter in SIGNS_READ else " "
+        case "Cc":
+            return letter if letter in "\n\t" else " "
+    return "" if letter in VARIATION_SELECTORS else letter
 
 
 def _sentences(text: str) -> list[str]:

@@ -16,7 +16,7 @@ OUTPUT_UNITS_MAX = 65_536  # of one order, whatever a node offers: what its answ
 BYTES_PER_TOKEN_MAX = 192
 LOGPROBS_BYTES_PER_TOKEN_MAX = 2048
 BYTES_PER_VECTOR_MAX = 33 * 1024  # 8,192 numbers and a frame
-AUDIO_MS_PER_LETTER_MAX = 400  # at speed 1; slow speech is about 90, and a number is read out
+AUDIO_MS_PER_LETTER_MAX = 800  # at speed 1; slow speech is about 90, and 111,111,111,111 is read out as words: 600
 AUDIO_MS_SPARE = 5_000
 BYTES_PER_AUDIO_MS_MAX = 46  # 22.05 samples of 16 bits, and a part of a frame
 BYTES_PER_PAGE_MAX = 4 * 1024 * 1024  # of Markdown or HTML, after 10 MiB of page
@@ -45,9 +45,14 @@ def output_units_max(job: Job, capability: Capability) -> int:
         case EmbedJob():
             return len(job.inputs)
         case SpeechJob():
-            return AUDIO_MS_SPARE + round(len(job.text) * AUDIO_MS_PER_LETTER_MAX / job.speed)
+            return audio_ms_max(len(job.text), job.speed)
         case ScrapeJob():
             return len(job.urls)
+
+
+def audio_ms_max(letters: int, speed: float) -> int:
+    """How long a text of so many letters may be when it is read aloud."""
+    return AUDIO_MS_SPARE + round(letters * AUDIO_MS_PER_LETTER_MAX / speed)
 
 
 def answer_bytes_max(job: Job, max_out: int) -> int:

@@ -1,26 +1,27 @@
 """The process that speaks with a Piper voice: jobs in on standard input, samples out on standard output.
 
 Run by `engines.speech`, never by a person. Piper is under the GPL: it stays in this process, and an extra of its own.
-Jobs take turns, a part of a text each; a cancel takes effect between two parts. It ends when standard input closes.
+One thread listens, one decides, the others compute. It ends when standard input closes.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, Protocol, TypeAlias
 
-from cxp2p.errors import RemoteProtocolError, one_line
+from cxp2p.errors import CxError, RemoteProtocolError
 from cxp2p.records import FailureCode, Finish, Piece, SpeechJob
-from cxp2p.speech import parts_to_read
+from cxp2p.speech import TEXT_LETTERS_MAX, parts_to_read
 from cxp2p.wire import decode
 from cxp2p_node.engines.frames import (
     Alive,
@@ -33,183 +34,233 @@ from cxp2p_node.engines.frames import (
     Made,
     Message,
     Start,
-    Stop,
     Unfit,
     pack,
 )
-from cxp2p_node.engines.speech_sound import milliseconds, samples
+from cxp2p_node.engines.frames import Stop as StopJob
+from cxp2p_node.engines.speech_sound import encoded, gain_for, milliseconds
+from cxp2p_node.engines.speech_turns import Reading, Say, Shape, Task, Turns
+from cxp2p_node.engines.speech_voice import Sentence, Stop, VoiceError, load
+from cxp2p_node.engines.thread_faults import end_with_traceback
+from cxp2p_node.models.voice import piper_here
 
 EXIT_UNFIT = 3
 BEAT_S = 5.0
-LETTERS_MAX = 10_000
+STUCK_S = 60.0  # no task takes so long: then it is not alive
 
 
-class VoiceError(Exception):
-    """The voice cannot be used. The text says why."""
+class Speaker(Protocol):
+    """What the worker needs of a voice."""
+
+    def shapes(self, text: str, speed: float, stop: Stop) -> list[Sentence]: ...
 
 
-class Voice:
-    """A loaded voice."""
+@dataclass(frozen=True, slots=True)
+class Shaped:
+    """A part of a text became sentences."""
 
-    def __init__(self, path: Path, config_path: Path, threads: int) -> None:
-        # Both are large, and only here.
-        import onnxruntime  # noqa: PLC0415
-        from piper import PiperConfig, PiperVoice  # noqa: PLC0415
+    job: int
+    sentences: list[Sentence]
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other workers want the cores too
-        try:
-            config = PiperConfig.from_dict(json.loads(config_path.read_text()))
-            session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            # onnxruntime has no error of its own to catch: whatever it raises means that the file is of no use.
-            raise VoiceError(f"Piper cannot load {path.name}: {one_line(str(error), 200)}") from error
-        self.rate = int(config.sample_rate)
-        self._voice: Any = PiperVoice(session=session, config=config)
-        self._usual_scale = float(config.length_scale)
 
-    def say(self, text: str, speed: float) -> bytes:
-        """The samples of one part of a text."""
-        from piper import SynthesisConfig  # noqa: PLC0415
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A piece of the sound is there."""
 
-        how = SynthesisConfig(length_scale=self._usual_scale / speed)
-        return b"".join(samples(chunk.audio_float_array, self.rate) for chunk in self._voice.synthesize(text, how))
+    job: int
+    place: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A task failed."""
+
+    job: int
+    reason: str
+
+
+Result: TypeAlias = Shaped | Said | Broken
+Inbox: TypeAlias = "queue.SimpleQueue[Message | Result]"
 
 
 @dataclass(slots=True)
-class Job:
-    """One text on its way: the parts that are still to be said, and how much was sent."""
+class _Job:
+    """What is told of one job so far."""
 
     start: Start
-    parts: deque[str]
-    speed: float
-    credit: int
     sent_bytes: int = 0
     sent_ms: int = 0
 
 
 class Worker:
-    """Says a part of each job in turn, and listens between them."""
+    """Decides what is computed next, and tells what was. `submit` gives a task to one of `threads` threads."""
 
-    def __init__(self, voice: Voice, inbox: queue.SimpleQueue[Message], out: BinaryIO) -> None:
-        self._voice = voice
+    def __init__(self, inbox: Inbox, out: BinaryIO, submit: Callable[[Task], object], threads: int) -> None:
         self._inbox = inbox
         self._out = out
-        self._jobs: dict[int, Job] = {}
-        self._turns: deque[int] = deque()
-        self._beat_at = time.monotonic()
+        self._submit = submit
+        self._threads = self._free = threads
+        self._turns = Turns()
+        self._jobs: dict[int, _Job] = {}
+        self._beat_at = self._result_at = time.monotonic()
 
     def run(self) -> None:
         while True:
-            self._listen()
-            job = self._next()
-            if job is not None:
-                self._say_part(job)
-            if time.monotonic() - self._beat_at >= BEAT_S:
-                self._beat_at = time.monotonic()
-                self._tell(Alive())
+            self.step(BEAT_S)
 
-    def _listen(self) -> None:
-        idle = not any(job.credit > 0 for job in self._jobs.values())
+    def step(self, patience_s: float) -> None:
+        """Waits for news, heeds them, and hands out what can be done then."""
         try:
+            self._hear(self._inbox.get(timeout=patience_s))
             while True:
-                self._hear(self._inbox.get(block=idle, timeout=BEAT_S))
-                idle = False
+                self._hear(self._inbox.get_nowait())
         except queue.Empty:
-            return
+            pass
+        while self._free and (task := self._turns.next_task(self._threads)) is not None:
+            self._free -= 1
+            self._submit(task)
+        self._beat()
 
-    def _hear(self, message: Message) -> None:
-        match message:
+    def _beat(self) -> None:
+        now = time.monotonic()
+        stuck = self._free < self._threads and now - self._result_at > STUCK_S
+        if now - self._beat_at >= BEAT_S and not stuck:
+            self._beat_at = now
+            self._tell(Alive())
+
+    def _hear(self, news: Message | Result) -> None:
+        match news:
             case Start():
-                self._begin(message)
-            case Credit(job=number, pieces=pieces) if number in self._jobs:
-                self._jobs[number].credit += pieces
-            case Stop(job=number) if number in self._jobs:
-                del self._jobs[number]
-                self._turns.remove(number)
+                self._begin(news)
+            case Credit(job=number, pieces=pieces):
+                if (reading := self._turns.get(number)) is not None:
+                    reading.credit += pieces
+            case StopJob(job=number):
+                self._leave(number)
+            case Shaped() | Said() | Broken():
+                self._free += 1
+                self._result_at = time.monotonic()
+                self._take(news)
 
     def _begin(self, start: Start) -> None:
         try:
             job = decode(SpeechJob, start.request)
         except RemoteProtocolError as error:
-            self._tell(_failed(start, str(error)))
+            self._tell(_failed(start, FailureCode.REQUEST_UNSUPPORTED, str(error)))
             return
-        parts = parts_to_read(job.text)
-        if not parts:
-            self._tell(_failed(start, "the text has nothing in it that can be spoken"))
-            return
+        parts = deque(parts_to_read(job.text))
         self._tell(Counted(job=start.job, in_units=len(job.text), cached_units=0))
-        self._jobs[start.job] = Job(start, deque(parts), job.speed, start.credit)
-        self._turns.append(start.job)
+        self._jobs[start.job] = _Job(start)
+        self._turns.add(Reading(job=start.job, parts=parts, speed=job.speed, credit=start.credit, stop=Stop()))
+        self._end_if_over(start.job)
 
-    def _next(self) -> Job | None:
-        """Whose turn it is; a job whose reader is slow waits."""
-        for _ in range(len(self._turns)):
-            self._turns.rotate(-1)
-            job = self._jobs[self._turns[-1]]
-            if job.credit > 0:
-                return job
-        return None
-
-    def _say_part(self, job: Job) -> None:
-        data = self._voice.say(job.parts.popleft(), job.speed)
-        left_ms = job.start.max_out - job.sent_ms
-        ms = milliseconds(job.sent_bytes + len(data)) - job.sent_ms
-        if ms > left_ms:
-            self._end(job, Finish.LENGTH)
+    def _take(self, result: Result) -> None:
+        reading = self._turns.get(result.job)
+        if reading is None:  # it was stopped meanwhile
             return
-        if data:
-            job.sent_bytes += len(data)
-            job.sent_ms += ms
-            job.credit -= 1
-            self._tell(Made(job=job.start.job, piece=Piece(data=data, units=ms)))
-        if not job.parts:
-            self._end(job, Finish.STOP)
+        match result:
+            case Shaped(sentences=sentences):
+                reading.shaped(sentences)
+            case Said(place=place, data=data):
+                for ready in reading.said(place, data):
+                    if not self._send(self._jobs[result.job], ready):
+                        self._end(result.job, Finish.LENGTH)
+                        return
+            case Broken(reason=reason):
+                self._tell(_failed(self._jobs[result.job].start, FailureCode.INTERNAL, reason))
+                self._leave(result.job)
+                return
+        self._end_if_over(result.job)
 
-    def _end(self, job: Job, finish: Finish) -> None:
-        self._tell(Done(job=job.start.job, finish=finish))
-        del self._jobs[job.start.job]
-        self._turns.remove(job.start.job)
+    def _send(self, job: _Job, data: bytes) -> bool:
+        """Tells a piece; False if it is more than was ordered."""
+        ms = milliseconds(job.sent_bytes + len(data)) - job.sent_ms
+        if job.sent_ms + ms > job.start.max_out:
+            return False
+        job.sent_bytes += len(data)
+        job.sent_ms += ms
+        self._tell(Made(job=job.start.job, piece=Piece(data=data, units=ms)))
+        return True
+
+    def _end_if_over(self, number: int) -> None:
+        reading = self._turns.get(number)
+        if reading is not None and reading.over:
+            self._end(number, Finish.STOP)
+
+    def _end(self, number: int, finish: Finish) -> None:
+        self._tell(Done(job=number, finish=finish))
+        self._leave(number)
+
+    def _leave(self, number: int) -> None:
+        """The job is over; what is still computed for it stops."""
+        reading = self._turns.get(number)
+        if reading is not None:
+            reading.stop.set()
+            self._turns.remove(number)
+            del self._jobs[number]
 
     def _tell(self, message: Message) -> None:
         self._out.write(pack(message))
         self._out.flush()
 
 
-def _failed(start: Start, reason: str) -> Failed:
-    return Failed(job=start.job, code=FailureCode.REQUEST_UNSUPPORTED, reason=reason[:512], limit=0, actual=0)
+def do(voice: Speaker, gain: float, task: Task) -> Result:
+    """One task, on a thread."""
+    try:
+        match task:
+            case Shape():
+                return Shaped(task.job, voice.shapes(task.text, task.speed, task.stop))
+            case Say(sentence=sentence, begin=begin, end=end):
+                sound = sentence.sound(begin, end, task.stop)
+                data = encoded(sound, gain, begins=begin == 0, ends=end == sentence.frames)
+                return Said(task.job, task.place, data)
+    except VoiceError as error:
+        return Broken(task.job, str(error))
 
 
-def listen(source: BinaryIO, inbox: queue.SimpleQueue[Message]) -> None:
+def _failed(start: Start, code: FailureCode, reason: str) -> Failed:
+    return Failed(job=start.job, code=code, reason=reason[:512], limit=0, actual=0)
+
+
+def listen(source: BinaryIO, inbox: Inbox) -> None:
     """Reads commands until standard input closes, then ends the process, also in the middle of a sentence."""
     frames = Frames()
-    try:
-        while data := os.read(source.fileno(), 1 << 16):
-            for message in frames.feed(data):
-                inbox.put(message)
-    finally:
-        os._exit(0)
+    while data := os.read(source.fileno(), 1 << 16):
+        for message in frames.feed(data):
+            inbox.put(message)
+    os._exit(0)
+
+
+def compute(voice: Speaker, gain: float, tasks: queue.SimpleQueue[Task], inbox: Inbox) -> None:
+    """Does tasks for as long as the process lives."""
+    while True:
+        inbox.put(do(voice, gain, tasks.get()))
 
 
 def main() -> None:
-    """`python -m cxp2p_node.engines.speech_worker '{"path": …, "config_path": …, "threads": …}'`."""
+    """`python -m cxp2p_node.engines.speech_worker '{"path": …, "threads": …}'`."""
     settings = json.loads(sys.argv[1])
+    logging.basicConfig(level=logging.WARNING)
+    logging.getLogger("piper").setLevel(logging.ERROR)  # it warns of each phoneme that the voice lacks
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not break the frames
-    inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    threading.excepthook = end_with_traceback
+    inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=listen, args=(sys.stdin.buffer, inbox), daemon=True).start()
     try:
-        voice = Voice(Path(settings["path"]), Path(settings["config_path"]), settings["threads"])
-        voice.say("Hello.", 1.0)  # the first time is slow: have it before the first job
-    except (VoiceError, ImportError) as error:
+        voice = load(Path(settings["path"]), settings["threads"])
+        gain = gain_for(voice.calibration())  # it also makes the first job as quick as later ones
+    except (VoiceError, CxError, OSError, ImportError) as error:
         out.write(pack(Unfit(reason=str(error)[:512])))
         out.flush()
         raise SystemExit(EXIT_UNFIT) from None
-    runtime = f"piper {version('piper-tts')} onnxruntime {version('onnxruntime')}"
-    out.write(pack(Loaded(runtime=runtime, context_units=LETTERS_MAX)))
+    out.write(pack(Loaded(runtime=piper_here(), context_units=TEXT_LETTERS_MAX)))
     out.flush()
-    Worker(voice, inbox, out).run()
+    tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+    for _ in range(settings["threads"]):
+        threading.Thread(target=compute, args=(voice, gain, tasks, inbox), daemon=True).start()
+    Worker(inbox, out, tasks.put, settings["threads"]).run()
 
 
 if __name__ == "__main__":
