@@ -16,8 +16,8 @@ CELL_BYTES = 64  # what is kept for each token beside its keys and values: posit
 F16_BYTES = 2.0
 FLOAT_BYTES = 4
 
-# Measured: a worker with nothing loaded, with the process of its chat template, and what each word of a vocabulary costs in llama.cpp, in our tables and in
-# those of the grammars.
+# Measured: a worker with nothing loaded, with the process of its chat template, and what each word of a vocabulary
+# costs in llama.cpp, in our tables and in those of the grammars.
 WORKER_BYTES = 82 << 20
 WORD_BYTES = 600
 
