@@ -101,8 +101,10 @@ def robots_of(file: bytes, token: str) -> Robots:
         in_rules = False
         who = _TOKEN.match(value)
         if who is not None and who[0].lower() in ("*", token):
-            here.append(others if who[0] == "*" else named)
-            here[-1].told = True
+            group = others if who[0] == "*" else named
+            group.told = True
+            if group not in here:  # a line that stands there ten thousand times says no more than once
+                here.append(group)
     return named.robots() if named.told else others.robots()
 
 
