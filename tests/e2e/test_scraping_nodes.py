@@ -46,6 +46,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers as its paths say. A page's address ends in a number."""
 
     protocol_version = "HTTP/1.1"
+    timeout = 10
     site: Site
 
     def do_GET(self) -> None:
@@ -97,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
 def served(site: Site) -> Iterator[Site]:
     handler = type("SiteHandler", (Handler,), {"site": site})
     server = ThreadingHTTPServer((site.address, 0), handler)
-    server.daemon_threads = True
+    server.daemon_threads = False  # `server_close` waits until the last connection is closed; nodes are gone by then
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     site.url = f"http://{site.address}:{server.server_address[1]}"
