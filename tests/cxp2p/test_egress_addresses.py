@@ -18,6 +18,7 @@ from cxp2p.egress import (
     is_public,
     rules_of,
 )
+from cxp2p.records import PageFault
 
 RULES = rules_of()
 SITE = admit_url("https://example.com/a/b?c", RULES)
