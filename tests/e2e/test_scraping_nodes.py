@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ class Site:
     visits: list[tuple[str, float, float]] = field(default_factory=list)
     agents: set[str] = field(default_factory=set)
     released: threading.Event = field(default_factory=threading.Event)
+    tenth: threading.Event = field(default_factory=threading.Event)
 
     def asked(self, path: str) -> int:
         return sum(each == path for each, *_ in self.visits)
@@ -54,6 +56,8 @@ class Handler(BaseHTTPRequestHandler):
         self.site.agents.add(self.headers["User-Agent"])
         self.answer()
         self.site.visits.append((self.path, begun, time.monotonic()))
+        if len(self.site.visits) == 10:
+            self.site.tenth.set()
 
     def answer(self) -> None:
         match self.path:
@@ -125,11 +129,12 @@ def program(log: Path, *arguments: str) -> Iterator[dict[str, dict[str, Any]]]:
                 assert line, log.read_text()
                 facts = json.loads(line)
                 told[facts["event"]] = facts
+            told["process"] = {"pid": process.pid}
             yield told
         finally:
             process.send_signal(signal.SIGINT)
             ended = process.wait(PATIENCE_S)
-        assert ended in (0, 130), log.read_text()
+        assert ended in (0, 130, -signal.SIGKILL), log.read_text()
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,7 @@ class Here:
     key: str
     bootstrap: str
     sites: tuple[Site, Site]
+    pids: dict[str, int]  # of the nodes, by peer
 
     def scrape(self, *urls: str, **fields: Any) -> tuple[list[dict[str, Any]], httpx.Response]:
         reply = self.ask("POST", "/scrape", {"urls": urls, **fields})
@@ -168,7 +174,14 @@ engine = "scrape"
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
-    path = tmp_path_factory.mktemp("scraping")
+    with network(tmp_path_factory.mktemp("scraping")) as running:
+        yield running
+
+
+@contextmanager
+def network(path: Path) -> Iterator[Here]:
+    """Everything, until the block ends; entered when the gateway has found both nodes."""
+    pids: dict[str, int] = {}
     with ExitStack() as stack:
         sites = (stack.enter_context(served(Site("127.0.0.1"))), stack.enter_context(served(Site("127.0.0.2"))))
         way_in = ("--listen", "/ip4/127.0.0.1/tcp/0", "--data", str(path / "bootstrap"))
@@ -178,12 +191,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
             settings = path / f"node-{number}.toml"
             settings.write_text(node_settings(path / f"node-{number}"))
             arguments = ("node", "run", "--config", str(settings), "-b", address)
-            stack.enter_context(program(path / f"node-{number}.log", *arguments))
+            node = stack.enter_context(program(path / f"node-{number}.log", *arguments))
+            pids[node["ready"]["peer"]] = node["process"]["pid"]
         settings = path / "gateway.toml"
         settings.write_text(f'data_path = "{path}/gateway"\n[http]\nport = 0\n[scrape]\nallow = ["127.0.0.0/8"]\n')
         arguments = ("gateway", "run", "--config", str(settings), "-b", address)
         gateway = stack.enter_context(program(path / "gateway.log", *arguments))
-        found = Here(gateway["ready"]["url"] + "/api/v1", gateway["account"]["api_key"], address, sites)
+        found = Here(gateway["ready"]["url"] + "/api/v1", gateway["account"]["api_key"], address, sites, pids)
         until = time.monotonic() + PATIENCE_S
         while not any(model["providers"]["count"] == 2 for model in found.ask("GET", "/models").json()["data"]):
             assert time.monotonic() < until
@@ -319,3 +333,31 @@ def test_the_command_prints_what_a_page_says(here: Here) -> None:
     done = subprocess.run([*command, *both], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stdout.startswith(f"<{url}>\n\n# How")
     assert "http://10.0.0.1/: url_blocked" in done.stderr
+
+
+def test_a_node_that_is_killed_is_not_seen(tmp_path: Path) -> None:
+    """What it had fetched is kept, unpaid; the other one fetches what is missing, and signs for that."""
+    with network(tmp_path) as here:
+        (_, first) = here.scrape(f"{here.sites[0].url}/page/0")
+        asked = here.ask("GET", f"/receipts/{first.headers['x-cx-generation-id']}").json()
+        fetching = asked["receipt"]["fields"]["node"]  # a host stays with its node
+        site = here.sites[0]
+        urls = [f"{site.url}/page/{number}" for number in range(100, 130)]
+        killer = threading.Thread(target=kill_at_the_tenth, args=(site, here.pids[fetching]))
+        killer.start()
+        results, reply = here.scrape(*urls)
+        killer.join()
+        receipts = here.ask("GET", f"/receipts/{reply.headers['x-cx-generation-id']}").json()["data"]
+
+    assert [each["url"] for each in results] == urls
+    assert all(each["success"] for each in results)
+    (signed,) = receipts
+    assert signed["receipt"]["fields"]["node"] != fetching
+    assert signed["receipt"]["fields"]["out_units"] < 30
+    assert sum(site.asked(url.removeprefix(site.url)) for url in urls) < 30 + 5
+
+
+def kill_at_the_tenth(site: Site, pid: int) -> None:
+    """Kills a process when the site has been asked for its tenth page."""
+    assert site.tenth.wait(PATIENCE_S)
+    os.kill(pid, signal.SIGKILL)
