@@ -83,6 +83,7 @@ PURE: Final = frozenset(
         f"cxp2p_node.engines.upstream_{name}"
         for name in ("answer", "ask", "events", "faults", "health", "slots", "vectors")
     }
+    | {f"cxp2p_node.scrape.{name}" for name in ("copies", "inflate", "manners", "replies", "robots")}
     | {f"cxp2p_gateway.{name}" for name in ("faults", "fields", "openai", "sse")}
 )
 IMPURE_IMPORTS: Final = frozenset(

@@ -1,1 +1,3 @@
-"""From the bytes of a web page to what it says: Markdown, text or cleaned HTML, and facts about it. No IO in here."""
+"""What a node does with a web page. `fetch` gets its bytes, by the rules of `cxp2p.egress`; `extract` makes of them what
+it says: Markdown, text or cleaned HTML, and facts about it. No IO but in what fetches, and in what runs processes.
+"""
