@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import ifaddr
 import trio
@@ -32,6 +32,8 @@ NEAR_BITS_MIN: Final = {4: 8, 6: 32}  # a network that is larger than this is no
 
 Resolve: TypeAlias = Callable[[Target], Awaitable[Sequence[str]]]
 """All addresses of a target's name. Raises OSError."""
+LookUp: TypeAlias = Callable[..., Sequence[tuple[Any, ...]]]
+"""What blocks as `socket.getaddrinfo` does."""
 Networks: TypeAlias = Callable[[], tuple[Network, ...]]
 """The networks that this machine is in."""
 
@@ -119,7 +121,8 @@ def tls_context(ca_path: Path | None) -> ssl.SSLContext:
 class SystemResolver:
     """Resolves as this system does, in threads of its own: DNS that hangs holds up no other work of the node."""
 
-    def __init__(self) -> None:
+    def __init__(self, look_up: LookUp = socket.getaddrinfo) -> None:
+        self._look_up = look_up
         self._limiter = trio.CapacityLimiter(LOOKUPS_MAX)
 
     async def __call__(self, target: Target) -> list[str]:
@@ -127,7 +130,7 @@ class SystemResolver:
         name = target.host if target.allowed else target.host + "."
 
         def look_up() -> list[str]:
-            found = socket.getaddrinfo(name, target.port, type=socket.SOCK_STREAM)
+            found = self._look_up(name, target.port, type=socket.SOCK_STREAM)
             return [str(address[0]) for *_, address in found]
 
         found: list[str] = await trio.to_thread.run_sync(  # type: ignore[call-arg]
@@ -185,7 +188,7 @@ async def _connected(address: Address, port: int) -> trio.SocketStream | None:
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
     try:
         await sock.connect((str(address), port))
-        if not _is(sock.getpeername()[0], address):
+        if not is_peer(sock.getpeername()[0], address):
             raise OSError("connected to another address")
     except BaseException as error:
         sock.close()
@@ -195,7 +198,7 @@ async def _connected(address: Address, port: int) -> trio.SocketStream | None:
     return trio.SocketStream(sock)
 
 
-def _is(peer: str, address: Address) -> bool:
+def is_peer(peer: str, address: Address) -> bool:
     """Whether the other end of a connection is who was meant: nothing on the way may have put it elsewhere."""
     return ipaddress.ip_address(peer) == address
 
