@@ -70,9 +70,25 @@ KNOWN_MODELS = (
     KnownModel("mxbai-embed-large", Service.EMBED, 334 * MILLION, ("mxbai-embed-large-v1",)),
     KnownModel("bge-m3", Service.EMBED, 567 * MILLION),
     KnownModel("qwen3-embedding:0.6b", Service.EMBED, 596 * MILLION, ("qwen3-embedding",)),
+    KnownModel("en_US-joe-medium", Service.SPEECH, 16 * MILLION),
+    KnownModel("en_US-amy-medium", Service.SPEECH, 16 * MILLION),
+    KnownModel("en_US-hfc_female-medium", Service.SPEECH, 16 * MILLION),
+    KnownModel("en_US-hfc_male-medium", Service.SPEECH, 16 * MILLION),
+    KnownModel("en_US-kristin-medium", Service.SPEECH, 16 * MILLION),
+    KnownModel("en_US-lessac-medium", Service.SPEECH, 16 * MILLION),
+    KnownModel("en_US-lessac-high", Service.SPEECH, 28 * MILLION),
+    KnownModel("en_US-ljspeech-high", Service.SPEECH, 28 * MILLION),
+    KnownModel("en_US-ryan-high", Service.SPEECH, 28 * MILLION),
+    KnownModel("en_GB-alan-medium", Service.SPEECH, 16 * MILLION),
+    KnownModel("en_GB-alba-medium", Service.SPEECH, 16 * MILLION),
+    KnownModel("en_GB-cori-high", Service.SPEECH, 28 * MILLION),
+    KnownModel("de_DE-thorsten-medium", Service.SPEECH, 16 * MILLION),
+    KnownModel("es_ES-davefx-medium", Service.SPEECH, 16 * MILLION),
+    KnownModel("fr_FR-siwis-medium", Service.SPEECH, 16 * MILLION),
+    KnownModel("it_IT-paola-medium", Service.SPEECH, 16 * MILLION),
 )
 
-_NAMES: Final = {alias: known for known in KNOWN_MODELS for alias in (known.name, *known.aliases)}
+_NAMES: Final = {alias.lower(): known for known in KNOWN_MODELS for alias in (known.name, *known.aliases)}
 
 
 def name_of(model: str, service: Service | None = None) -> str:

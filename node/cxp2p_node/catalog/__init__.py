@@ -16,7 +16,7 @@ __all__ = ["CATALOG", "CatalogEntry", "Licence", "PackagedBert", "PackagedFile",
 def find(name: str) -> CatalogEntry | None:
     """The catalogue's entry of a name or alias."""
     wanted = name.strip().lower()
-    return next((entry for entry in CATALOG if wanted == entry.name or wanted in entry.aliases), None)
+    return next((entry for entry in CATALOG if wanted == entry.name.lower() or wanted in entry.aliases), None)
 
 
 def look_up(name: str) -> CatalogEntry:
@@ -30,7 +30,7 @@ def look_up(name: str) -> CatalogEntry:
 def unknown(name: str, others: Iterable[str]) -> SettingsError:
     """What to say of a name that is neither in the catalogue nor among `others`."""
     known = [*(entry.name for entry in CATALOG), *others]
-    near = difflib.get_close_matches(name.strip().lower(), known, n=1)
+    near = difflib.get_close_matches(name.strip(), known, n=1)
     own = "one of your own comes by `cxp2p models pull NAME --source SOURCE` or `cxp2p models import FILE --name NAME`"
     hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}; {own}"
     return SettingsError(f"model {name!r} is not in the catalogue; {hint}")

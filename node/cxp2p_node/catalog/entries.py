@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cxp2p.known_models import SizeClass, size_class
 from cxp2p.records import Service
-from cxp2p_node.catalog.sources import Source
+from cxp2p_node.catalog.sources import Source, is_voice
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,11 @@ class CatalogEntry:
     matryoshka: bool = False
     pooling: str | None = None
     note: str = ""
+
+    @property
+    def is_voice(self) -> bool:
+        """Whether it speaks, as far as it is known before its file is here."""
+        return self.service is Service.SPEECH or (self.service is None and is_voice(self.source))
 
     @property
     def size_class(self) -> SizeClass | None:

@@ -5,7 +5,7 @@
     https://host/file.gguf
     file:/path/to/file.gguf
 
-Each may end in `#sha256=<64 hexadecimal digits>`.
+Each may end in `#sha256=<64 hexadecimal digits>`. A voice is a file.onnx, with its settings beside it in file.onnx.json.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from cxp2p.errors import SettingsError
 
 TEXT_MAX = 2048
 NAME_MAX = 96
+VOICE_ENDING = ".onnx"
 FORMS = "pypi:package==version/member.gguf, hf:owner/repo/file.gguf, https://host/file.gguf or file:/path/file.gguf"
 
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._:/-]*[a-z0-9])?")
+_NAME = re.compile(r"(?:[a-z]{2,3}_[A-Z]{2}-)?[a-z0-9](?:[a-z0-9._:/-]*[a-z0-9])?")  # a voice's begins as en_US-
 _PACKAGE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9.!+_-]*)/(.+)")
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/([^@]+)(?:@([A-Za-z0-9][\w./-]*))?", re.ASCII)
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
@@ -101,6 +102,18 @@ Packaged: TypeAlias = PackagedFile | PackagedParts | PackagedBert
 Source: TypeAlias = Packaged | HubFile | WebFile | LocalFile
 
 
+def is_voice(source: Source) -> bool:
+    """Whether what comes from there is a voice: by its name, which ends as networks in ONNX do."""
+    match source:
+        case PackagedFile(member=name) | HubFile(path=name):
+            return name.endswith(VOICE_ENDING)
+        case WebFile(url=url):
+            return urlsplit(url).path.endswith(VOICE_ENDING)
+        case LocalFile(path=path):
+            return path.suffix == VOICE_ENDING
+    return False
+
+
 def parse_source(text: str) -> tuple[Source, bytes | None]:
     """The source that a text names, and the SHA-256 of its file if the text tells it. Raises SettingsError."""
     if len(text) > TEXT_MAX or not text.isprintable():
@@ -160,7 +173,7 @@ def check_name(name: str) -> str:
     if len(name) > NAME_MAX or not _NAME.fullmatch(name) or ".." in name or "//" in name:
         raise SettingsError(
             f"the name {name[:NAME_MAX]!r} cannot be used: expected are up to {NAME_MAX} small letters and digits, "
-            "with . _ - : or / between them, as in mine:7b"
+            "with . _ - : or / between them, as in mine:7b; a voice's may begin as en_US-"
         )
     return name
 

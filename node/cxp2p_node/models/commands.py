@@ -162,14 +162,16 @@ def rm(names: tuple[str, ...], as_json: bool, models_path: Path | None) -> None:
 @_json_option
 @_store_option
 def import_(file: Path, name: str, copy: bool, as_json: bool, models_path: Path | None) -> None:
-    """Put a GGUF file of yours into the store, so that a node serves it by name.
+    """Put a GGUF file or a Piper voice of yours into the store, so that a node serves it by name.
 
-    The file is linked where it is on the same disk, and copied otherwise.
+    A GGUF file is linked where it is on the same disk, and copied otherwise. A voice is a file.onnx; what Piper keeps
+    in file.onnx.json beside it becomes a part of it.
 
     \b
     Example:
       cxp2p models import ~/Downloads/mine-q4_k_m.gguf --name mine:7b
       cxp2p node run --model mine:7b
+      cxp2p models import me.onnx --name en_US-me-medium
     """
     store = _store(models_path)
     with _told():
@@ -178,20 +180,15 @@ def import_(file: Path, name: str, copy: bool, as_json: bool, models_path: Path 
                 entry, facts = store.take(file, name, progress, copy=copy)
         except CxError as error:
             raise SettingsError(f"{file} was not imported: {error}") from error
-        note = ""
-        if facts.pooling is None and facts.chat_template is None:
-            note = "no chat template in the file: prompts are written as ChatML"
+        kind, what, note = describe.imported(facts)
         told = {
             "event": "imported",
             "model": entry.name,
             "path": str(store.file(entry)),
-            "service": str(facts.service),
-            "architecture": facts.architecture,
-            "quantisation": facts.quantisation,
+            **kind,
             "sha256": store.digest(entry).hex(),
             "note": note,
         }
-        what = f"{facts.architecture}, {facts.quantisation}, {'vectors' if facts.pooling else 'chat'}"
         announce(told, plain(f"{entry.name} ({what}) is at {store.file(entry)}"), as_json=as_json)
         if note:
             click.echo(f"note: {note}", err=True)

@@ -14,6 +14,8 @@ from cxp2p_node.catalog import find
 from cxp2p_node.catalog.entries import CatalogEntry
 from cxp2p_node.models.facts import ModelFacts, facts_of
 from cxp2p_node.models.store import Store
+from cxp2p_node.models.stored import Facts as StoredFacts
+from cxp2p_node.models.voice import VoiceFacts, voice_facts
 
 log = logging.getLogger("cxp2p.node.models")
 
@@ -81,7 +83,9 @@ def details(entry: CatalogEntry, store: Store) -> Facts:
     short = summary(entry, store)
     record, need = store.record(entry), need_of(entry, store)
     digest = store.digest(entry) if short["installed"] else entry.sha256
-    facts = _facts(entry, store) if short["installed"] else None
+    found = _facts(entry, store) if short["installed"] else None
+    facts = found if isinstance(found, ModelFacts) else None
+    voice = found if isinstance(found, VoiceFacts) else None
     return {
         **short,
         "aliases": list(entry.aliases),
@@ -98,18 +102,32 @@ def details(entry: CatalogEntry, store: Store) -> Facts:
         "layers": facts.layers if facts else None,
         "vocabulary": facts.vocabulary if facts else None,
         "chat_template": facts.chat_template is not None if facts else None,
+        "language": voice.language if voice else None,
+        "sample_rate": voice.rate if voice else None,
+        "speakers": voice.speakers if voice else None,
         "memory_slots": need.slots if need else None,
         "memory_context": need.context_units if need else None,
         "settings": settings_lines(entry),
     }
 
 
-def _facts(entry: CatalogEntry, store: Store) -> ModelFacts | None:
+def _facts(entry: CatalogEntry, store: Store) -> StoredFacts | None:
     try:
-        return facts_of(store.file(entry))
+        return voice_facts(store.file(entry)) if entry.is_voice else facts_of(store.file(entry))
     except (CxError, OSError) as error:
         log.warning("%s: %s", entry.name, error)
         return None
+
+
+def imported(facts: StoredFacts) -> tuple[Facts, str, str]:
+    """What a file is that was put into the store: for programs, in a few words, and what to know of it."""
+    if isinstance(facts, VoiceFacts):
+        kind: Facts = {"service": "speech", "architecture": "piper", "quantisation": facts.quality}
+        return kind, f"Piper, {facts.language}, speech", ""
+    kind = {"service": str(facts.service), "architecture": facts.architecture, "quantisation": facts.quantisation}
+    what = f"{facts.architecture}, {facts.quantisation}, {'vectors' if facts.pooling else 'chat'}"
+    missing = facts.pooling is None and facts.chat_template is None
+    return kind, what, "no chat template in the file: prompts are written as ChatML" if missing else ""
 
 
 def settings_lines(entry: CatalogEntry) -> str:
@@ -129,7 +147,7 @@ def row(facts: Facts) -> str:
     about = "" if facts["bytes_exact"] else "~"
     accept = " *" if facts["licence_to_accept"] else ""
     columns = (
-        f"{facts['model']:<22}",
+        f"{facts['model']:<24}",
         f"{facts['service'] or '-':<6}",
         f"{'here' if facts['installed'] else '':<5}",
         f"{about + size(facts['bytes']):>8}",
@@ -140,7 +158,7 @@ def row(facts: Facts) -> str:
     return plain("  ".join(columns).rstrip())
 
 
-HEADING = f"{'MODEL':<22}  {'DOES':<6}  {'':<5}  {'SIZE':>8}  {'MEMORY':>8}  {'LICENCE':<31}  ABOUT"
+HEADING = f"{'MODEL':<24}  {'DOES':<6}  {'':<5}  {'SIZE':>8}  {'MEMORY':>8}  {'LICENCE':<31}  ABOUT"
 LEGEND = "memory: of a model that is here, when a node serves it.  *: pull asks for --accept-licence."
 
 
@@ -159,6 +177,7 @@ def page(facts: Facts) -> str:
         "vectors": _vectors(facts),
         "use": facts["note"],
         "weights": f"{facts['architecture']}, {facts['quantisation']}" if facts["architecture"] else None,
+        "voice": _voice(facts),
         "memory": _memory(facts),
         "aliases": ", ".join(map(str, names)) if isinstance(names := facts["aliases"], list) else None,
     }
@@ -194,8 +213,16 @@ def _vectors(facts: Facts) -> str | None:
     return f"{facts['dimensions']} numbers{cut}, pooling {facts['pooling'] or 'as the file says'}"
 
 
+def _voice(facts: Facts) -> str | None:
+    if not facts["language"]:
+        return None
+    speakers = f", {facts['speakers']} speakers, of whom the first speaks" if facts["speakers"] != 1 else ""
+    return f"{facts['language']}, {facts['sample_rate']:,} samples a second{speakers}"
+
+
 def _memory(facts: Facts) -> str:
     needed = facts["memory_bytes"]
     if not isinstance(needed, int):
         return "known once it is here"
-    return f"{needed // MIB:,} MiB for {facts['memory_slots']} jobs of {facts['memory_context']:,} tokens"
+    units = "characters" if facts["service"] == "speech" else "tokens"
+    return f"{needed // MIB:,} MiB for {facts['memory_slots']} jobs of {facts['memory_context']:,} {units}"

@@ -19,7 +19,7 @@ from pathlib import Path
 from cxp2p.errors import SettingsError
 from cxp2p_node import catalog
 from cxp2p_node.catalog.entries import UNKNOWN, CatalogEntry
-from cxp2p_node.catalog.sources import LocalFile, Source, WebFile, check_name, parse_source
+from cxp2p_node.catalog.sources import VOICE_ENDING, LocalFile, Source, WebFile, check_name, parse_source
 from cxp2p_node.models.bring import (
     CHUNK_BYTES,
     Brought,
@@ -34,15 +34,18 @@ from cxp2p_node.models.bring import (
     room_wanted,
     wrong,
 )
-from cxp2p_node.models.facts import ModelFacts, facts_of
+from cxp2p_node.models.facts import facts_of
 from cxp2p_node.models.header import HeaderError
 from cxp2p_node.models.stored import (
+    Facts,
     StoredModel,
+    completed,
     file_name,
     not_in_the_way,
     read_record,
     write_record,
 )
+from cxp2p_node.models.voice import join_voice, read_settings, voice_facts
 
 log = logging.getLogger("cxp2p.node.models")
 
@@ -65,7 +68,7 @@ class Store:
 
     def file(self, entry: CatalogEntry) -> Path:
         """Where the model's file is, or will be."""
-        return self.path / f"{file_name(entry.name)}.gguf"
+        return self.path / f"{file_name(entry.name)}{VOICE_ENDING if entry.is_voice else '.gguf'}"
 
     def record(self, entry: CatalogEntry) -> StoredModel | None:
         """What is kept beside the model's file."""
@@ -127,10 +130,10 @@ class Store:
         if catalog.find(name) is not None or any(entry.name == name for entry in self.own()):
             return None
         try:
-            entry = _own_entry(name, LocalFile(self.path))
+            entries = [_own_entry(name, LocalFile(self.path / file)) for file in ("model", f"voice{VOICE_ENDING}")]
         except SettingsError:
             return None
-        return entry if self._left_bytes(entry) else None
+        return next((entry for entry in entries if self._left_bytes(entry)), None)
 
     def check(self, entry: CatalogEntry, progress: Progress) -> bool:
         """Whether the file still has its SHA-256: reads all of it."""
@@ -164,8 +167,8 @@ class Store:
             raise ModelError(f"{entry.name} cannot be stored in {self.path}: {error.strerror or error}") from error
         return self.file(entry)
 
-    def take(self, file: Path, name: str, progress: Progress, *, copy: bool = False) -> tuple[CatalogEntry, ModelFacts]:
-        """Puts a GGUF file of one's own into the store. Raises SettingsError, ModelError and HeaderError."""
+    def take(self, file: Path, name: str, progress: Progress, *, copy: bool = False) -> tuple[CatalogEntry, Facts]:
+        """Puts a GGUF file or a voice of one's own into the store. Raises SettingsError, ModelError and HeaderError."""
         entry = _own_entry(name, LocalFile(file.resolve(), imported=True))
         if catalog.find(name) is not None:
             raise SettingsError(f"{name} is a name of the catalogue: give yours another one")
@@ -176,8 +179,11 @@ class Store:
                 clean(partial)
                 partial.mkdir()
                 held = partial / "taken"
-                place(file, held, self._room(), name, progress, copy=copy)
-                facts = facts_of(held)
+                if entry.is_voice:
+                    join_voice(file, read_settings(file), held)
+                else:
+                    place(file, held, self._room(), name, progress, copy=copy)
+                facts = _looked_at(entry, held)
                 self._keep(entry, hashed(self._errand(entry, progress), held), facts)
                 clean(partial)
         except OSError as error:
@@ -220,7 +226,7 @@ class Store:
             raise ModelError(wrong(entry, brought.sha256.hex(), errand.pin.hex()))
         # The catalogue's own files are known; all others are looked at before they count as a model.
         try:
-            facts = None if entry.sha256 is not None and entry.service else facts_of(brought.path)
+            facts = None if entry.sha256 is not None and entry.service else _looked_at(entry, brought.path)
         except HeaderError:
             clean(partial)
             raise
@@ -236,23 +242,22 @@ class Store:
             progress=progress,
         )
 
-    def _keep(self, entry: CatalogEntry, brought: Brought, facts: ModelFacts | None) -> None:
+    def _keep(self, entry: CatalogEntry, brought: Brought, facts: Facts | None) -> None:
         """Gives a whole file its name. Its record comes first: a file without one would not be known."""
-        service = entry.service or (facts.service if facts else None)
         record = StoredModel(
             name=entry.name,
-            service=service,
+            service=entry.service,
             source=str(entry.source),
             sha256=brought.sha256.hex(),
             size_bytes=brought.size_bytes,
-            licence=facts.licence if entry.licence is UNKNOWN and facts and facts.licence else entry.licence.name,
+            licence=entry.licence.name,
             licence_accepted=entry.licence.accept,
-            context_units=entry.context_units or (facts.context_units if facts else 0),
-            parameters=entry.parameters or (facts.parameters if facts else 0),
-            pooling=entry.pooling or (facts.pooling if facts else None),
-            about=entry.about or (f"{facts.name or facts.architecture}, {facts.quantisation}"[:128] if facts else ""),
+            context_units=entry.context_units,
+            parameters=entry.parameters,
+            pooling=entry.pooling,
+            about=entry.about,
         )
-        write_record(self._record_path(entry.name), record)
+        write_record(self._record_path(entry.name), completed(record, facts))
         os.replace(brought.path, self.file(entry))
         _sync_folder(self.path)
 
@@ -293,6 +298,10 @@ def _own_entry(name: str, source: Source, pin: bytes | None = None) -> CatalogEn
         context_units=0,
         about="",
     )
+
+
+def _looked_at(entry: CatalogEntry, file: Path) -> Facts:
+    return voice_facts(file) if entry.is_voice else facts_of(file)
 
 
 def _sync_folder(path: Path) -> None:

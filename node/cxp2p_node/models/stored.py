@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,8 +14,12 @@ from cxp2p.errors import SettingsError
 from cxp2p.records import Service
 from cxp2p_node.catalog.entries import UNKNOWN, CatalogEntry, Licence
 from cxp2p_node.catalog.sources import NAME_MAX, LocalFile, parse_source
+from cxp2p_node.models.facts import ModelFacts
+from cxp2p_node.models.voice import VoiceFacts
 
 BYTES_MAX = 64 * 1024
+
+Facts: TypeAlias = ModelFacts | VoiceFacts
 
 
 class StoredModel(BaseModel):
@@ -54,6 +59,22 @@ class StoredModel(BaseModel):
             parameters=self.parameters,
             pooling=self.pooling,
         )
+
+
+def completed(record: StoredModel, facts: Facts | None) -> StoredModel:
+    """The record, with what its model's file says where nobody else does."""
+    if facts is None:
+        return record
+    found: dict[str, object] = {"parameters": facts.parameters}
+    if isinstance(facts, VoiceFacts):
+        found |= {"service": Service.SPEECH, "about": f"Piper voice, {facts.language} {facts.quality}".strip()}
+    else:
+        found |= {"service": facts.service, "context_units": facts.context_units, "pooling": facts.pooling}
+        found |= {"about": f"{facts.name or facts.architecture}, {facts.quantisation}"[:128]}
+    missing = {name: value for name, value in found.items() if not getattr(record, name)}
+    if isinstance(facts, ModelFacts) and facts.licence and record.licence == UNKNOWN.name:
+        missing["licence"] = facts.licence
+    return record.model_copy(update=missing)
 
 
 def file_name(name: str) -> str:

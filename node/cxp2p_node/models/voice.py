@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -86,6 +88,19 @@ def note(settings: bytes) -> bytes:
     """What stands behind a network that has these settings."""
     named = protobuf.field(NOTE_KEY, NOTE.encode()) + protobuf.field(NOTE_VALUE, settings)
     return protobuf.field(MODEL_NOTES, named)
+
+
+def join_voice(network: Path, settings: bytes, target: Path) -> None:
+    """Writes a voice of one file. Raises HeaderError if the settings are none, and OSError."""
+    if len(settings) > SETTINGS_BYTES_MAX:
+        raise HeaderError(f"its settings have more than {SETTINGS_BYTES_MAX >> 10} KiB")
+    _checked(_parsed(settings))
+    whole = NOTE in _notes(network)
+    shutil.copyfile(network, target)
+    with target.open("ab") as sink:
+        sink.write(b"" if whole else note(settings))
+        sink.flush()
+        os.fsync(sink.fileno())
 
 
 def voice_digest(path: Path) -> bytes:
