@@ -16,8 +16,9 @@ import trio
 
 from cxp2p.net.tasks import sole
 from demo.asking import ask_plain, ask_streamed, wait_until_ready
-from demo.network import EMBED_MODEL, MODEL, DemoError, Network, network
+from demo.network import EMBED_MODEL, MODEL, VOICE, DemoError, Network, network
 from demo.scraping import scrape
+from demo.speaking import speak
 
 STATE = Path(".state/demo").resolve()
 PORT = 8080
@@ -60,6 +61,7 @@ async def _demo() -> None:
         await _in_thread(ask_streamed, running)
         await _in_thread(ask_plain, running)
         await _in_thread(scrape, running, running.page)
+        await _in_thread(speak, running)
     click.echo("\nNext: `make up` leaves this network running and prints a key to use it with.")
 
 
@@ -121,7 +123,7 @@ async def _tell_end(name: str, process: trio.Process) -> None:
 
 async def _pull() -> None:
     """Fetches the models with the node's own command: a progress bar on a terminal, a second start does nothing."""
-    for model in (MODEL, EMBED_MODEL):
+    for model in (MODEL, EMBED_MODEL, VOICE):
         await _pull_one(model)
 
 

@@ -20,6 +20,7 @@ START_S = 60.0
 STOP_S = 5.0
 MODEL = "smollm2:135m"
 EMBED_MODEL = "all-minilm-l6-v2"
+VOICE = "en_US-joe-medium"
 
 
 class DemoError(Exception):
@@ -61,6 +62,10 @@ threads = {threads}
 
 [[models]]
 name = "{EMBED_MODEL}"
+threads = {threads}
+
+[[models]]
+name = "{VOICE}"
 threads = {threads}
 
 [[models]]

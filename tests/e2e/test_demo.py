@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import wave
 from pathlib import Path
 
 import psutil
@@ -24,11 +25,18 @@ def test_the_demo_asks_and_verifies_and_leaves_nothing_running(tmp_path: Path) -
         [sys.executable, "-m", "demo"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("signature valid (node), countersign valid (gateway): accepted") == 3
+    assert done.stdout.count("signature valid (node), countersign valid (gateway): accepted") == 4
     assert "How lighthouses work (A. Keeper, 2024-05-17)" in done.stdout
     assert re.search(r"\d+ tokens, \d+ tokens/s, first token after \d+ ms", done.stdout)
     assert len(re.findall(r"node +12D3KooW\w+, attempt 1", done.stdout)) == 3
     assert len(re.findall(r"found +by (dht|exchange) look-up in \d+ ms", done.stdout)) == 3
+    length_s, first_ms = re.findall(
+        r"demo\.wav is ([\d.]+) s long.*?first sound after (\d+) ms", done.stdout, re.DOTALL
+    )[0]
+    with wave.open(str(tmp_path / "demo.wav")) as file:
+        assert file.getparams()[:3] == (1, 2, 22_050)
+        assert file.getnframes() / 22_050 == pytest.approx(float(length_s), abs=0.01) == pytest.approx(5, abs=1.5)
+    assert int(first_ms) < 5000
     assert not [
         process for process in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(process.info["cmdline"])
     ]
