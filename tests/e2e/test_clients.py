@@ -158,7 +158,7 @@ console.log(JSON.stringify({ plain: plain.choices[0].message.content, text, usag
         "message": "401 Invalid API key",
         "code": "invalid_api_key",
     }
-    assert got["models"] == [EMBED_MODEL, MODEL]
+    assert {EMBED_MODEL, MODEL} <= set(got["models"])  # and what is for other services
 
 
 def test_our_own_command_asks_without_a_gateway(up: Up) -> None:
@@ -173,7 +173,7 @@ def test_our_own_command_asks_without_a_gateway(up: Up) -> None:
     listed = subprocess.run([*command, "offers", *reach], capture_output=True, text=True, check=True, timeout=60)
     rows = [json.loads(line) for line in listed.stdout.splitlines()]
     assert {row["peer"] for row in rows} == {node["peer"] for node in up.access["nodes"]}
-    assert {row["model"] for row in rows} == {EMBED_MODEL, MODEL}
+    assert {row["model"] for row in rows} >= {EMBED_MODEL, MODEL}
 
 
 def test_a_receipt_is_kept_for_its_own_account_only(up: Up) -> None:
