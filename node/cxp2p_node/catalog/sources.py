@@ -5,7 +5,7 @@
     https://host/file.gguf
     file:/path/to/file.gguf
 
-Each may end in `#sha256=<64 hexadecimal digits>`. A voice is a file.onnx with its settings beside it, in file.onnx.json.
+Each may end in `#sha256=<64 hexadecimal digits>`. A voice is a file.onnx with its settings beside it, file.onnx.json.
 """
 
 from __future__ import annotations
