@@ -17,6 +17,7 @@ from cxp2p.records import Service
 from cxp2p_node.catalog.sources import HubFile, LocalFile, PackagedFile, WebFile, check_name, parse_source
 from cxp2p_node.config import ModelSettings
 from cxp2p_node.models import ModelError, Store
+from cxp2p_node.models.facts import ModelFacts
 from cxp2p_node.models.store import SPARE_BYTES
 from file_host import HUB, Host, hosted, quiet
 from tiny_model import write_tiny_model
@@ -154,6 +155,7 @@ def test_a_file_that_is_not_there_is_told(store: Store) -> None:
 
 def test_an_imported_file_is_found_by_name(store: Store, tiny: Path, data: bytes) -> None:
     entry, facts = store.take(tiny, "mine:1b", quiet)
+    assert isinstance(facts, ModelFacts)
     assert (facts.architecture, entry.service) == ("llama", Service.CHAT)
     assert store.pull(store.entry("mine:1b"), quiet).read_bytes() == data
     assert store.check(entry, quiet)
