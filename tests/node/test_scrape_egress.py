@@ -123,6 +123,30 @@ async def test_a_name_is_resolved_once_and_the_answer_is_what_is_connected_to() 
         assert web.asked == []
 
 
+class Elsewhere(trio.abc.SocketFactory):
+    """Sockets of a machine where something turns connections aside."""
+
+    def socket(self, family: int = -1, type: int = -1, proto: int = -1) -> trio.socket.SocketType:
+        made = trio.socket.from_stdlib_socket(socket.socket(family, type, proto))
+        connect = made.connect
+        made.connect = lambda place: connect(("127.0.0.2", place[1]))  # type: ignore[assignment,method-assign]
+        return made
+
+
+async def test_a_connection_that_ends_elsewhere_is_none() -> None:
+    """Whatever put it there: the other end is asked for."""
+    async with on_loopback(Web()) as web:
+        listeners = await trio.open_tcp_listeners(web.port, host="127.0.0.2")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, web.serve, listeners)
+            trio.socket.set_custom_socket_factory(Elsewhere())
+            assert (await refused(fetcher_on_loopback(web), web.url("site.example"))).fault is PageFault.CONNECT_ERROR
+            trio.socket.set_custom_socket_factory(None)
+            nursery.cancel_scope.cancel()
+
+        assert web.asked == []
+
+
 async def test_the_host_header_is_the_names() -> None:
     async with on_loopback(Web()) as web:
         found = await fetch(fetcher_on_loopback(web), web.url("site.example", "/x"))

@@ -57,12 +57,13 @@ def test_a_body_is_what_it_was_however_it_comes(text: bytes, step: int) -> None:
         assert inflated(raw_deflate(text), "deflate", limit, step) == text
 
 
-@pytest.mark.parametrize("size", [STEP_BYTES - 1, STEP_BYTES, STEP_BYTES + 1, 3 * STEP_BYTES])
-def test_nothing_is_left_in_zlib(size: int) -> None:
-    """What becomes of a few bytes of input is taken out in steps, to its last one."""
-    text = bytes(range(256)) * (size // 256 + 1)
-
-    assert inflated(gzip.compress(text[:size]), "gzip", size, 1 << 20) == text[:size]
+@pytest.mark.parametrize("beyond", [-1, 0, 1, *range(244, 260), STEP_BYTES, 2 * STEP_BYTES + 250])
+def test_nothing_is_left_in_zlib(beyond: int) -> None:
+    """It may have taken all there was and still have more: one repetition is up to 258 bytes."""
+    size = STEP_BYTES + beyond
+    for text in (b"a" * size, (bytes(range(256)) * (size // 256 + 1))[:size]):
+        assert inflated(gzip.compress(text), "gzip", size, 1 << 20) == text
+        assert inflated(raw_deflate(text), "deflate", size, 1 << 20) == text
 
 
 def test_a_body_ends_at_its_limit_and_at_its_ratio() -> None:
