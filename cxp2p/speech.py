@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import unicodedata
 
-RATE = 22_050  # samples a second, of one channel, two bytes each
 TEXT_LETTERS_MAX = 10_000
 PART_LETTERS_MAX = 300
 FIRST_LETTERS_MAX = 100  # about six seconds of speech

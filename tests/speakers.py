@@ -58,6 +58,8 @@ class SpeakingEngine:
     ready: bool = True
     jobs: list[SpeechJob] = field(default_factory=list)
     stopped_at: list[float] = field(default_factory=list)
+    begun_at: list[float] = field(default_factory=list)
+    mute: bool = False  # it has no sound for anything
 
     def on_change(self, call: Callable[[], None]) -> None:
         self._call = call
@@ -75,10 +77,11 @@ class SpeakingEngine:
     async def run(self, job: Job, seed: int, max_out: int, emit: Emit, counted: Counted) -> Usage:
         assert isinstance(job, SpeechJob)
         self.jobs.append(job)
+        self.begun_at.append(trio.current_time())
         counted(len(job.text), 0)
         out_units = 0
         try:
-            for number, part in enumerate(parts_to_read(job.text)):
+            for number, part in enumerate([] if self.mute else parts_to_read(job.text)):
                 await trio.sleep(self.pause_s)
                 if number == self.fail_at:
                     raise self.fault

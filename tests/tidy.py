@@ -42,6 +42,7 @@ RULES = frozenset(
         "units",
         "egress",
         "embed",
+        "sound",
         "speech",
     }
 )

@@ -18,53 +18,39 @@ NEAR_MAX: Final = 10
 PIPER_NAME: Final = re.compile(r"([a-z]{2,3})_([A-Z]{2})-([\w]+)-(x_low|low|medium|high)")
 QUALITIES: Final = ("x_low", "low", "medium", "high")
 
-# Of Piper's English speakers, and of the best known others, as their model cards say.
-FEMALE: Final = frozenset(
-    {"alba", "amy", "cori", "eva_k", "hfc_female", "irina", "jenny_dioco", "kathleen", "kerstin", "kristin", "lessac"}
-    | {"ljspeech", "paola", "ramona", "siwis", "southern_english_female"}
+# Piper's speakers of one sex, as their model cards say.
+_FEMALE = (
+    "alba amy cori eva_k hfc_female irina jenny_dioco kathleen kerstin kristin lessac ljspeech paola ramona siwis "
+    "southern_english_female"
 )
-MALE: Final = frozenset(
-    {
-        "alan",
-        "bryce",
-        "carlfm",
-        "danny",
-        "hfc_male",
-        "joe",
-        "john",
-        "karlsson",
-        "kusal",
-        "norman",
-        "northern_english_male",
-    }
-    | {"northern_english_male", "pau", "reza_ibrahim", "riccardo", "ryan", "sam", "thorsten", "tom"}
+_MALE = (
+    "alan bryce carlfm danny davefx hfc_male joe john karlsson kusal norman northern_english_male pau reza_ibrahim "
+    "riccardo ryan sam thorsten tom"
 )
+FEMALE, MALE = frozenset(_FEMALE.split()), frozenset(_MALE.split())
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What an alias stands for. `male` None: either."""
+    """What an alias stands for."""
 
     language: str
-    male: bool | None
+    male: bool
 
 
-def _kokoro() -> dict[str, Wanted]:
-    names = "af af_bella af_nicole af_sarah af_sky am_adam am_michael bf_emma bf_isabella bm_george bm_lewis bf_george"
-    found = {}
-    for name in names.split():
-        language = "en_US" if name[0] == "a" else "en_GB"
-        found[name] = Wanted(language, name[1] == "m")
-    return found
-
-
-ALIASES: Final[Mapping[str, Wanted]] = MappingProxyType(
+# Kokoro's names begin with the country (American, British) and the sex.
+KOKORO = "af af_bella af_nicole af_sarah af_sky am_adam am_michael bf_emma bf_isabella bf_george bm_george bm_lewis"
+COUNTRIES: Final = MappingProxyType({"a": "en_US", "b": "en_GB"})
+OPENAI: Final = MappingProxyType(
     {
-        **_kokoro(),
-        **{name: Wanted("en_US", False) for name in ("alloy", "coral", "nova", "sage", "shimmer", "marin")},
-        **{name: Wanted("en_US", True) for name in ("ash", "echo", "onyx", "verse", "cedar")},
-        **{name: Wanted("en_GB", True) for name in ("fable", "ballad")},
+        Wanted("en_US", False): "alloy coral marin nova sage shimmer",
+        Wanted("en_US", True): "ash cedar echo onyx verse",
+        Wanted("en_GB", True): "ballad fable",
     }
+)
+ALIASES: Final[Mapping[str, Wanted]] = MappingProxyType(
+    {name: Wanted(COUNTRIES[name[0]], name[1] == "m") for name in KOKORO.split()}
+    | {name: wanted for wanted, names in OPENAI.items() for name in names.split()}
 )
 
 
@@ -125,5 +111,5 @@ def _fit(voice: str, wanted: Wanted) -> tuple[int, int, int]:
         return (0, 0, 0)
     language = 2 if f"{named[1]}_{named[2]}" == wanted.language else int(named[1] == wanted.language[:2])
     male = _is_male(voice)
-    sex = 1 if wanted.male is None or male is None else 2 * (male == wanted.male)
+    sex = 1 if male is None else 2 * (male == wanted.male)
     return (language, sex, QUALITIES.index(named[4]))

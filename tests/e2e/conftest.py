@@ -18,6 +18,7 @@ import pytest
 
 MODEL = "smollm2:135m"
 EMBED_MODEL = "all-minilm-l6-v2"
+VOICE = "en_US-joe-medium"
 LEAVE_S = 10.0
 
 

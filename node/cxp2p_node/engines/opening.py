@@ -29,7 +29,7 @@ from cxp2p_node.models import Store
 from cxp2p_node.models.facts import ModelFacts, facts_of
 from cxp2p_node.models.header import HeaderError
 from cxp2p_node.models.memory import MemoryParts, memory_parts
-from cxp2p_node.models.voice import VoiceFacts, voice_digest, voice_facts
+from cxp2p_node.models.voice import SETTINGS_ENDING, VoiceFacts, voice_digest, voice_facts
 
 log = logging.getLogger("cxp2p.node")
 
@@ -149,10 +149,10 @@ def _while_it_is(
     return open_same
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """What changes with a file's content."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+def _stamp(path: Path) -> tuple[tuple[int, int], ...]:
+    """What changes with a file's content, and with that of a voice's settings beside it."""
+    files = (path, path.with_name(path.name + SETTINGS_ENDING)) if path.suffix == VOICE_ENDING else (path,)
+    return tuple((found.st_size, found.st_mtime_ns) for file in files if file.exists() for found in (file.stat(),))
 
 
 def _read(read: Callable[[Path], T], name: str, path: Path) -> T:
