@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import embed, engine, extraction, path, scrape, wire
+from benchmarks import embed, engine, extraction, path, scrape, speech, wire
 from benchmarks.figures import Figure
 from cxp2p.paths import default_data_path
 from cxp2p_node.catalog import look_up
@@ -30,11 +30,12 @@ BENCHMARKS: Final[Mapping[str, Callable[[float], list[Figure]]]] = MappingProxyT
         "extraction": extraction.measure,
         "path": path.measure,
         "scrape": scrape.measure,
+        "speech": speech.measure,
         "wire": wire.measure,
     }
 )
 PACKAGES = ("cbor2", "cryptography", "libp2p", "llama-cpp-python", "piper-tts", "pydantic", "selectolax", "xllamacpp")
-MODELS = (engine.MODEL, embed.MODEL)
+MODELS = (engine.MODEL, embed.MODEL, speech.VOICE)
 WIDTH_MIN = 140  # names and numbers stay on one line, also in a file
 RESULTS = Path(__file__).parent / "results"
 

@@ -29,18 +29,22 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What a figure should reach: at least a ratio of the peer's, or at most so much more than the peer's."""
+    """What a figure should reach: at least a ratio of the peer's, at most so much more than the peer's, or at most
+    so much.
+    """
 
     ratio: float | None = None
     ratio_max: float | None = None
     difference_max: float | None = None
     difference_of_most_max: float | None = None
+    value_max: float | None = None
 
     def met(self, ours: Rate, peer: Rate) -> bool:
         return (
             (self.ratio is None or ours.median >= self.ratio * peer.median)
             and (self.ratio_max is None or ours.median <= self.ratio_max * peer.median)
             and (self.difference_max is None or ours.median - peer.median <= self.difference_max)
+            and (self.value_max is None or ours.median <= self.value_max)
             and (self.difference_of_most_max is None or ours.most - peer.most <= self.difference_of_most_max)
         )
 
@@ -51,6 +55,7 @@ class Goal:
                 ("≥ ", self.ratio, "x"),
                 ("≤ ", self.ratio_max, "x"),
                 ("≤ +", self.difference_max, ""),
+                ("≤ ", self.value_max, ""),
                 ("most ≤ +", self.difference_of_most_max, ""),
             )
             if value is not None

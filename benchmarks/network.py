@@ -28,17 +28,19 @@ class Front:
 
 
 @asynccontextmanager
-async def open_network(state: Path, models: str) -> AsyncIterator[Front]:
-    """Bootstrap peer, a node of `models` (its settings in TOML), gateway."""
+async def open_network(state: Path, models: str, nodes: int = 1) -> AsyncIterator[Front]:
+    """Bootstrap peer, nodes of `models` (their settings in TOML), gateway."""
     logs = state / "logs"
     async with AsyncExitStack() as stack:
         boot = ["bootstrap", "--listen", "/ip4/127.0.0.1/tcp/0", "--data", str(state / "bootstrap")]
         bootstrap = await stack.enter_async_context(start("bootstrap peer", boot, logs / "bootstrap.log"))
         addresses = bootstrap.facts["ready"]["addresses"]
         assert isinstance(addresses, list)
-        node_file = write_config(state / "node.toml", _node_config(state / "node", addresses[0]) + models)
         gateway_file = write_config(state / "gateway.toml", gateway_config(state / "gateway", addresses[0], 0))
-        await stack.enter_async_context(start("node", ["node", "run", "--config", str(node_file)], logs / "node.log"))
+        for number in range(nodes):
+            name = f"node-{number + 1}"
+            file = write_config(state / f"{name}.toml", _node_config(state / name, addresses[0]) + models)
+            await stack.enter_async_context(start(name, ["node", "run", "--config", str(file)], logs / f"{name}.log"))
         gateway = await stack.enter_async_context(
             start("gateway", ["gateway", "run", "--config", str(gateway_file)], logs / "gateway.log")
         )

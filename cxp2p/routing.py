@@ -105,7 +105,8 @@ def rank(candidates: Iterable[Candidate], tried: Collection[str], rng: Random, n
     """Candidates that were not tried, best first: least estimated wait, with a random spread of 15 % between equals.
 
     Those that said lately that they are full come after all others, and so do those that said it again and again, and
-    those that are dear: none can draw every job by what it says of its own speed. Vectors go where fewest of ours are.
+    those that are dear: none can draw every job by what it says of its own speed. Vectors and speech go where fewest
+    of ours are.
     """
     live = list(candidates)
     usual = usual_price(live)
@@ -130,12 +131,12 @@ def rank(candidates: Iterable[Candidate], tried: Collection[str], rng: Random, n
 
 
 def crowd(entry: Entry, capability: Capability) -> tuple[bool, int]:
-    """How many of ours are there already, where that counts before the wait: vectors take all of a machine.
+    """How many of ours are there already, where that counts before the wait: vectors and speech take a whole machine.
 
     So the parts of a request go to all nodes, and whoever is done first gets the next; no node is quicker for the slots
     or the speed that it says it has. One that is full, or has to load the model first, comes after the others.
     """
-    if capability.service is not Service.EMBED:
+    if capability.service not in (Service.EMBED, Service.SPEECH):
         return False, 0
     load = capability.load
     full = max(load.running + load.queued, entry.jobs) >= capability.slots

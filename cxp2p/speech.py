@@ -12,7 +12,7 @@ import unicodedata
 TEXT_LETTERS_MAX = 10_000
 PART_LETTERS_MAX = 300
 FIRST_LETTERS_MAX = 100  # about six seconds of speech
-JOB_LETTERS_MAX = 600  # half a minute of speech, two seconds of work
+JOB_LETTERS_MAX = 300  # a quarter of a minute of speech, one second of work
 TAG = re.compile(r"</?[A-Za-z][^<>\n]{0,200}>")
 SENTENCE_END = re.compile(r"(?:[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』）]*|\n\s*\n|\n)")  # noqa: RUF001
 CLAUSE_END = re.compile(r"[,;:—–](?=\s)|[，、；：]")  # noqa: RUF001
