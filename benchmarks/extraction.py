@@ -10,10 +10,8 @@ from typing import Final
 
 import trafilatura
 
-from benchmarks.extraction_scores import URL, means, pages, said_by, scores, wanted_of
+from benchmarks.extraction_scores import URL, means, our_markdown, pages, said_by, scores, wanted_of
 from benchmarks.figures import Figure, Rate
-from cxp2p.jobs import PageForm
-from cxp2p_node.scrape.extract import extract
 
 # Links are not compared: few of the pages have any, and the peer keeps those within a page, which we leave out.
 COMPARED: Final = ("text", "tables", "code", "headings")
@@ -23,7 +21,7 @@ PEER: Final = f"trafilatura {trafilatura.__version__}, Markdown with tables, for
 def measure(seconds: float) -> list[Figure]:
     """F1 of each measure, the mean over the pages that have it, with the worst page and the best."""
     bodies = pages()
-    ours = [_scores(body, _ours(body)) for _, body in bodies]
+    ours = [_scores(body, our_markdown(body)) for _, body in bodies]
     peers = [_scores(body, peer_markdown(body)) for _, body in bodies]
     return [
         Figure(name=f"{measure}, F1", ours=_rate(ours, measure), peer=_rate(peers, measure), peer_is=PEER)
@@ -37,10 +35,6 @@ def peer_markdown(body: bytes | str) -> str:
         body, url=URL, output_format="markdown", include_tables=True, include_formatting=True, include_links=True
     )
     return str(made or "")
-
-
-def _ours(body: bytes) -> str:
-    return extract(body, "text/html", URL, PageForm.MARKDOWN, include_links=True).content
 
 
 def _scores(body: bytes, markdown: str) -> Mapping[str, float]:

@@ -18,6 +18,9 @@ from urllib.parse import urljoin
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from cxp2p.jobs import PageForm
+from cxp2p_node.scrape.extract import extract
+
 PAGES: Final = Path(__file__).parent.parent / "tests" / "data" / "pages"
 URL: Final = "https://www.example.org/folder/page.html"
 MEASURES: Final = ("text", "tables", "code", "headings", "links")
@@ -104,6 +107,11 @@ def means(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
     listed = list(rows)
     having = {name: [row[name] for row in listed if name in row] for name in MEASURES}
     return {name: sum(values) / len(values) for name, values in having.items() if values}
+
+
+def our_markdown(body: bytes) -> str:
+    """What this project makes of a page."""
+    return extract(body, "text/html", URL, PageForm.MARKDOWN, include_links=True).content
 
 
 # What is wanted.
