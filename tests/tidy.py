@@ -85,7 +85,7 @@ PURE: Final = frozenset(
         for name in ("answer", "ask", "events", "faults", "health", "slots", "vectors")
     }
     | {f"cxp2p_node.scrape.{name}" for name in ("copies", "inflate", "manners", "replies", "robots")}
-    | {f"cxp2p_gateway.{name}" for name in ("faults", "fields", "openai", "sse")}
+    | {f"cxp2p_gateway.{name}" for name in ("faults", "fields", "metrics.labels", "openai", "sse")}
 )
 IMPURE_IMPORTS: Final = frozenset(
     {"anyio", "asyncio", "datetime", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "sys"}
@@ -105,6 +105,7 @@ KNOWN_TO: Final[Mapping[str, tuple[str, ...]]] = {
     "anycorn": ("cxp2p_gateway.listener",),
     "selectolax": ("cxp2p_node.scrape.tree",),
     "jsonschema_rs": ("cxp2p_gateway.schemas.checking",),
+    "prometheus_client": ("cxp2p_gateway.metrics",),
     "anyio": ("cxp2p_gateway.listener", "cxp2p_gateway.connection"),
     "asyncio": (),
 }

@@ -15,10 +15,12 @@ import anyio
 import trio
 from starlette.types import Receive, Scope, Send
 
-from cxp2p_gateway.exchange import Exchange, log_exchange
+from cxp2p_gateway.exchange import Exchange
 from cxp2p_gateway.faults import Base, Condition, Dialect, Fault, render
+from cxp2p_gateway.framing import HEADERS_MAX
 from cxp2p_gateway.http import Front
 from cxp2p_gateway.middleware import HEADERS_BYTES_MAX, common_headers, encoded
+from cxp2p_gateway.origins import origin_of
 
 READ_BYTES: Final = 64 * 1024
 WRITE_BYTES: Final = 64 * 1024
@@ -30,7 +32,7 @@ LINGER_BYTES_MAX: Final = 32 * 1024 * 1024
 
 _BARE_STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3}) \r\n")
 _OWN_FAULTS: Final = {
-    431: Fault(Condition.HEADERS_TOO_LARGE, None, {"limit": HEADERS_BYTES_MAX}),
+    431: Fault(Condition.HEADERS_TOO_LARGE, None, {"limit": HEADERS_BYTES_MAX, "count": HEADERS_MAX}),
     500: Fault(Condition.BUG, None, {"request_id": "unknown"}),
 }
 
@@ -39,12 +41,14 @@ class Wire:
     """One TCP connection as Anycorn sees it: the part of anyio's SocketStream that it uses.
 
     `connection` is the scope that everything of this connection runs in. `idle_since`: None while a request runs, and
-    once it is to end.
+    once it is to end. `origin`: the address that it is counted for.
     """
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, app: Front, connection: trio.CancelScope) -> None:
         self._stream = stream
         self._app = app
+        self.peer = _peer_of(stream)
+        self.origin = origin_of(self.peer[0] if self.peer else None, (), app.crowds.rules.trusted_proxies)
         self._connection = connection
         self._arrived, self._arriving = trio.open_memory_channel[bytes](1)
         self._end_taken = False
@@ -189,11 +193,22 @@ class Wire:
         )
         answer = render(fault, exchange.dialect, exchange.base)
         exchange.status, exchange.error_code, exchange.bytes_out = answer.status, answer.code, len(answer.body)
-        log_exchange(exchange, now)
+        self._app.ended(exchange, now)
         headers = dict(answer.headers) | {"content-length": str(len(answer.body)), "connection": "close"}
         lines = [*encoded(list(headers.items())), *common_headers(exchange, now)]
         head = b"".join(name + b": " + value + b"\r\n" for name, value in lines)
         return _status_line(answer.status) + head + b"\r\n" + answer.body
+
+
+def _peer_of(stream: trio.abc.HalfCloseableStream) -> tuple[str, int] | None:
+    """The client's address and port; None if it left already, or is in memory."""
+    if not isinstance(stream, trio.SocketStream):
+        return None
+    try:
+        host, port, *_ = stream.socket.getpeername()
+    except OSError:
+        return None
+    return host, port
 
 
 def _status_line(status: int) -> bytes:

@@ -20,6 +20,9 @@ from cxp2p.scrape import shares_max
 from cxp2p.wire import decode
 from cxp2p_gateway.asking import Caller, ModelCard, Overloaded
 from cxp2p_gateway.listing import KnownModels, cards, live
+from cxp2p_gateway.metrics import Metrics
+from cxp2p_gateway.metrics.asks import Ask
+from cxp2p_gateway.metrics.money import MoneyMeter
 from cxp2p_gateway.store import Generation, Store, StoreError
 
 log = logging.getLogger("cxp2p.dispatch")
@@ -56,9 +59,16 @@ class JobBooks:
     """The `Books` of one job: its orders are held, posted and voided in the store, on its caller's account."""
 
     def __init__(
-        self, store: Store, caller: Caller, generation: str, wall_ms: Callable[[], int], life_s: float
+        self,
+        store: Store,
+        caller: Caller,
+        generation: str,
+        wall_ms: Callable[[], int],
+        life_s: float,
+        meter: MoneyMeter,
     ) -> None:
         self._store = store
+        self._meter = meter
         self._caller = caller
         self._generation = generation
         self._wall_ms = wall_ms
@@ -66,34 +76,37 @@ class JobBooks:
 
     async def reserve(self, order: Order, envelope: bytes) -> None:
         """Holds the most that the order may cost. Raises InsufficientCredit."""
-        await self._store.reserve(order.order_id.hex(), self._caller.account, order.max_charge, self._expires_at_ms)
+        with self._meter.reserving():
+            await self._store.reserve(order.order_id.hex(), self._caller.account, order.max_charge, self._expires_at_ms)
 
     async def settle(self, settlement: Settlement) -> None:
         """Posts the countersigned charge to the node's account, and keeps what was signed."""
         order, agreed = settlement.order, settlement.countersign
-        await self._store.settle(
-            Generation(
-                order_id=order.order_id.hex(),
-                id=self._generation,
-                account=self._caller.account,
-                key=self._caller.key,
-                model=order.model,
-                node=order.node,
-                charge=agreed.charge,
-                in_units=agreed.in_units,
-                out_units=agreed.out_units,
-                finish=settlement.receipt.finish.value,
-                created_at_ms=self._wall_ms(),
-                order_envelope=settlement.order_envelope,
-                receipt_envelope=settlement.receipt_envelope,
-                countersign_envelope=settlement.countersign_envelope,
+        with self._meter.posting(order.service, agreed.charge):
+            await self._store.settle(
+                Generation(
+                    order_id=order.order_id.hex(),
+                    id=self._generation,
+                    account=self._caller.account,
+                    key=self._caller.key,
+                    model=order.model,
+                    node=order.node,
+                    charge=agreed.charge,
+                    in_units=agreed.in_units,
+                    out_units=agreed.out_units,
+                    finish=settlement.receipt.finish.value,
+                    created_at_ms=self._wall_ms(),
+                    order_envelope=settlement.order_envelope,
+                    receipt_envelope=settlement.receipt_envelope,
+                    countersign_envelope=settlement.countersign_envelope,
+                )
             )
-        )
 
     async def void(self, order: Order, reason: str) -> None:
         """Gives the hold back."""
         log.debug("order %s is void: %s", order.order_id.hex(), reason)
-        await self._store.void(order.order_id.hex())
+        with self._meter.voiding():
+            await self._store.void(order.order_id.hex())
 
 
 class Dispatch:
@@ -106,8 +119,10 @@ class Dispatch:
         wall_ms: Callable[[], int],
         options: DispatchOptions | None = None,
         catalogue: Collection[str] = (),
+        metrics: Metrics | None = None,
     ) -> None:
         self.running = 0
+        self._metrics = metrics or Metrics(catalogue)
         self._net = net
         self._store = store
         self._wall_ms = wall_ms
@@ -135,15 +150,11 @@ class Dispatch:
         """Does one job on the caller's account; see `Door.run`. Raises what it says there, and StoreError."""
         if self.running >= self._options.jobs_max:
             raise Overloaded(self._options.retry_after_s)
-        self.running += 1
-        try:
-            ends_at = trio.current_time() + deadline_s
-            await self._await_first_node(service_of(job), job.model, deadline_s)
-            left_s = max(0.0, ends_at - trio.current_time())
-            books = JobBooks(self._store, caller, generation, self._wall_ms, left_s)
-            return await self._net.run(job, emit, books, deadline_s=left_s, judge=judge)
-        finally:
-            self.running -= 1
+        async with self._asking(service_of(job), job.model, deadline_s, 1) as (ask, left_s):
+            books = self._books(caller, generation, left_s)
+            outcome = await self._net.run(job, ask.timed(emit), books, deadline_s=left_s, judge=judge)
+            ask.done((outcome,))
+            return outcome
 
     async def embed(
         self,
@@ -161,17 +172,13 @@ class Dispatch:
         if room <= 0:
             raise Overloaded(self._options.retry_after_s)
         at_once = min(parts_max(inputs), AT_ONCE_MAX, room)
-        self.running += at_once
-        try:
-            ends_at = trio.current_time() + deadline_s
-            await self._await_first_node(Service.EMBED, model, deadline_s)
-            left_s = max(0.0, ends_at - trio.current_time())
-            books = JobBooks(self._store, caller, generation, self._wall_ms, left_s)
-            return await self._net.run_embed(
+        async with self._asking(Service.EMBED, model, deadline_s, at_once) as (ask, left_s):
+            books = self._books(caller, generation, left_s)
+            got = await self._net.run_embed(
                 model, inputs, books, truncate=truncate, deadline_s=left_s, at_once=at_once, took=took
             )
-        finally:
-            self.running -= at_once
+            ask.done(got.outcomes)
+            return got
 
     async def speak(
         self, caller: Caller, generation: str, voice: str, text: str, hear: Hear, *, speed: float, deadline_s: float
@@ -179,15 +186,11 @@ class Dispatch:
         """Speech on the caller's account; see `Door.speak`."""
         if self.running >= self._options.jobs_max:
             raise Overloaded(self._options.retry_after_s)
-        self.running += 1
-        try:
-            ends_at = trio.current_time() + deadline_s
-            await self._await_first_node(Service.SPEECH, voice, deadline_s)
-            left_s = max(0.0, ends_at - trio.current_time())
-            books = JobBooks(self._store, caller, generation, self._wall_ms, left_s)
-            return await self._net.run_speech(voice, text, books, hear, speed=speed, deadline_s=left_s)
-        finally:
-            self.running -= 1
+        async with self._asking(Service.SPEECH, voice, deadline_s, 1) as (ask, left_s):
+            books = self._books(caller, generation, left_s)
+            spoken = await self._net.run_speech(voice, text, books, ask.heard(hear), speed=speed, deadline_s=left_s)
+            ask.done(spoken.outcomes)
+            return spoken
 
     async def scrape(
         self, caller: Caller, generation: str, job: ScrapeJob, *, took: Took, deadline_s: float
@@ -197,15 +200,28 @@ class Dispatch:
         if room <= 0:
             raise Overloaded(self._options.retry_after_s)
         at_once = min(shares_max(job.urls), room)
-        self.running += at_once
+        async with self._asking(Service.SCRAPE, job.model, deadline_s, at_once) as (ask, left_s):
+            books = self._books(caller, generation, left_s)
+            got = await self._net.run_scrape(job, books, deadline_s=left_s, at_once=at_once, took=took)
+            ask.done(got.outcomes)
+            return got
+
+    @asynccontextmanager
+    async def _asking(
+        self, service: Service, model: str, deadline_s: float, jobs: int
+    ) -> AsyncIterator[tuple[Ask, float]]:
+        """So many jobs that run, for one ask that is counted; with it the time that is left once there is a node."""
+        self.running += jobs
         try:
-            ends_at = trio.current_time() + deadline_s
-            await self._await_first_node(Service.SCRAPE, job.model, deadline_s)
-            left_s = max(0.0, ends_at - trio.current_time())
-            books = JobBooks(self._store, caller, generation, self._wall_ms, left_s)
-            return await self._net.run_scrape(job, books, deadline_s=left_s, at_once=at_once, took=took)
+            with self._metrics.asks.ask(service, model) as ask:
+                ends_at = trio.current_time() + deadline_s
+                await self._await_first_node(service, model, deadline_s)
+                yield ask, max(0.0, ends_at - trio.current_time())
         finally:
-            self.running -= at_once
+            self.running -= jobs
+
+    def _books(self, caller: Caller, generation: str, life_s: float) -> JobBooks:
+        return JobBooks(self._store, caller, generation, self._wall_ms, life_s, self._metrics.money)
 
     async def _await_first_node(self, service: Service, model: str, deadline_s: float) -> None:
         """While the gateway is young: waits until its model is offered. Raises NoNode, or JobFailed at the deadline."""
@@ -263,6 +279,7 @@ class Dispatch:
             try:
                 overdue = await self._store.expire()
                 if overdue:
+                    self._metrics.money.expired(overdue)
                     log.error("%d holds were never ended by their jobs and have expired; please report this", overdue)
                 kept = self._options
                 age_ms = kept.kept_days * DAY_MS
@@ -279,9 +296,10 @@ async def open_dispatch(
     wall_ms: Callable[[], int],
     options: DispatchOptions | None = None,
     catalogue: Collection[str] = (),
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[Dispatch]:
     """A dispatch that is kept up for as long as the block runs. `catalogue`: models that are known from the start."""
-    dispatch = Dispatch(net, store, wall_ms, options, catalogue)
+    dispatch = Dispatch(net, store, wall_ms, options, catalogue, metrics)
     async with background() as nursery:
         nursery.start_soon(dispatch.keep)
         yield dispatch

@@ -47,7 +47,10 @@ class Outside:
 
 @dataclass(slots=True, kw_only=True)
 class Exchange:
-    """What is known of one request so far. `status` 0: nothing was answered yet; `streaming`: events are being sent."""
+    """What is known of one request so far. `status` 0: nothing was answered yet; `streaming`: events are being sent.
+
+    `route`: the path's pattern under its base, once one was found. `answered_at`: when the status line was sent.
+    """
 
     request_id: str
     client_request_id: str | None
@@ -58,9 +61,12 @@ class Exchange:
     base: Base
     dialect: Dialect
     caller: Caller | None = None
+    route: str = ""
     status: int = 0
+    answered_at: float | None = None
     bytes_out: int = 0
     streaming: bool = False
+    last_event: Callable[[Mapping[str, str | None]], bytes | None] | None = None
     ended_at: float | None = None
     complete: bool = False
     gone: bool = False
@@ -96,18 +102,22 @@ def exchange_of(scope: Scope) -> Exchange:
     return exchange
 
 
+def status_of(exchange: Exchange) -> int:
+    """How a request ended: the status that was sent, or 499 for a client that left first."""
+    return CLIENT_GONE if exchange.gone or not exchange.complete else exchange.status
+
+
 def log_exchange(exchange: Exchange, now: float) -> None:
     """Writes the one line of the access log: JSON, no prompt, no answer, no key."""
-    left = exchange.gone or not exchange.complete
     line: dict[str, str | int | bool | None] = {
         "request_id": exchange.request_id,
         "method": exchange.method,
         "path": exchange.path[:LOGGED_LENGTH_MAX],
-        "status": CLIENT_GONE if left else exchange.status,
+        "status": status_of(exchange),
         "ms": round(((now if exchange.ended_at is None else exchange.ended_at) - exchange.started_at) * 1000),
         "bytes": exchange.bytes_out,
     }
-    if left and exchange.status:
+    if exchange.status and exchange.status != line["status"]:
         line["status_sent"] = exchange.status
     optional = {
         "client_request_id": exchange.client_request_id,

@@ -16,10 +16,12 @@ from cxp2p.egress import EgressRules, rules_of
 from cxp2p.known_models import name_of
 from cxp2p_gateway import openai
 from cxp2p_gateway.asking import Door
-from cxp2p_gateway.chat import ChatCompletions
+from cxp2p_gateway.chat import ChatEndpoint
+from cxp2p_gateway.completions import completion_of
 from cxp2p_gateway.embeddings import EmbeddingsEndpoint
-from cxp2p_gateway.exchange import Exchange, Outside
+from cxp2p_gateway.exchange import Exchange, Outside, log_exchange
 from cxp2p_gateway.faults import Base, Condition, Fault
+from cxp2p_gateway.metrics import Metrics
 from cxp2p_gateway.middleware import (
     Accounted,
     Admitted,
@@ -30,7 +32,9 @@ from cxp2p_gateway.middleware import (
     send_json,
 )
 from cxp2p_gateway.openai import EmbedRules
+from cxp2p_gateway.origins import CrowdRules, Crowds
 from cxp2p_gateway.reading import BodyBudget
+from cxp2p_gateway.responses import response_of
 from cxp2p_gateway.schemas import Here, Schemas
 from cxp2p_gateway.scraping import ScrapeEndpoint
 from cxp2p_gateway.speech import Speech, Voices
@@ -51,15 +55,27 @@ class Front:
         schemas: Schemas,
         embed_rules: EmbedRules,
         egress: EgressRules,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self.routes = _routes(door, patience, outside, schemas, embed_rules, egress)
         self.outside = outside
         self.closing = closing
         self._gate = Gate(Router(self.routes, redirect_slashes=False, default=_unknown_path), closing)
-        self._app: ASGIApp = Accounted(Faults(self._gate), outside, closing)
+        self._app: ASGIApp = Accounted(Faults(self._gate), outside, closing, self.ended)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
+
+    def ended(self, exchange: Exchange, now: float) -> None:
+        """Logs and counts a request that has ended."""
+        log_exchange(exchange, now)
+        self._metrics.requests.ended(exchange, now)
+
+    @property
+    def running(self) -> int:
+        """Requests that run."""
+        return self._gate.running
 
     def cut(self) -> None:
         """Ends what still runs: an answer that has not begun with 503, a stream with an error event."""
@@ -75,11 +91,12 @@ def make_app(
     schemas: Schemas | None = None,
     embed_rules: EmbedRules | None = None,
     egress: EgressRules | None = None,
+    metrics: Metrics | None = None,
 ) -> Front:
     """The HTTP front over `door`. `outside`: clock and chance; `closing`: set it to refuse what comes from then on.
 
     `schemas`: who checks answers; without it they are checked here, which only a test may want. `egress`: which URLs
-    nodes are asked for.
+    nodes are asked for. `crowd_rules`: how much may go on at once.
     """
     return Front(
         door,
@@ -89,17 +106,25 @@ def make_app(
         schemas or Here(),
         embed_rules or EmbedRules(),
         egress or rules_of(),
+        metrics or Metrics(),
     )
 
 
 def _routes(
-    door: Door, patience: Patience, outside: Outside, schemas: Schemas, embed_rules: EmbedRules, egress: EgressRules
+    door: Door,
+    patience: Patience,
+    outside: Outside,
+    schemas: Schemas,
+    embed_rules: EmbedRules,
+    egress: EgressRules,
+    crowds: Crowds,
 ) -> list[Route]:
     def admitted(endpoint: Endpoint) -> Endpoint:
-        return Admitted(endpoint, door)
+        return Admitted(endpoint, door, crowds.keys)
 
     budget, places = BodyBudget(), Places()
-    chat = ChatCompletions(door, outside, patience, budget, places, schemas)
+    chat = ChatEndpoint(door, outside, patience, budget, places, schemas, completion_of)
+    responses = ChatEndpoint(door, outside, patience, budget, places, schemas, response_of)
     embeddings = EmbeddingsEndpoint(door, outside, patience, budget, places, embed_rules)
     tts = Speech(door, outside, patience, budget, places, openai.tts_ask)
     speech = Speech(door, outside, patience, budget, places, openai.speech_ask)
@@ -107,6 +132,7 @@ def _routes(
     alive = {"/health": Methods(GET=_health), "/ready": Methods(GET=_Ready(door))}
     served: dict[str, Methods] = {
         "/chat/completions": Methods(POST=admitted(chat)),
+        "/responses": Methods(POST=admitted(responses)),
         "/embeddings": Methods(POST=admitted(embeddings)),
         "/tts": Methods(POST=admitted(tts)),
         "/audio/speech": Methods(POST=admitted(speech)),
@@ -117,6 +143,8 @@ def _routes(
         "/receipts/{generation}": Methods(GET=admitted(_Receipt(door))),
         **alive,
     }
+    for path, methods in served.items():
+        methods.path = path
     routes = [Route(path, methods) for path, methods in alive.items()]
     return routes + [Route(base + path, methods) for base in BASES for path, methods in served.items()]
 

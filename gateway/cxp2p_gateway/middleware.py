@@ -13,8 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cxp2p_gateway import sse
 from cxp2p_gateway.asking import Door
-from cxp2p_gateway.exchange import Exchange, Outside, exchange_of, log_exchange, open_exchange
+from cxp2p_gateway.exchange import Exchange, Outside, exchange_of, open_exchange
 from cxp2p_gateway.faults import Condition, Fault, error_object, render
+from cxp2p_gateway.framing import HEADERS_MAX
+from cxp2p_gateway.origins import Crowd, Crowds, origin_of
 
 log = logging.getLogger("cxp2p.gateway.http")
 
@@ -66,15 +68,20 @@ Endpoint = Callable[[Exchange, Scope, Receive, Send], Awaitable[None]]
 """Answers one request. Raises Fault."""
 
 
+Ended = Callable[[Exchange, float], None]
+"""Is told of a request that has ended, and when: for the access log and the metrics."""
+
+
 class ClientGone(Exception):
     """The client left before the request was whole, or before its answer was."""
 
 
 class Accounted:
-    """Gives every request an exchange and every answer its common headers; writes the access log."""
+    """Gives every request an exchange and every answer its common headers; tells `ended` of each."""
 
-    def __init__(self, app: ASGIApp, outside: Outside, closing: trio.Event) -> None:
+    def __init__(self, app: ASGIApp, outside: Outside, closing: trio.Event, ended: Ended) -> None:
         self._app = app
+        self._ended = ended
         self._outside = outside
         self._closing = closing
 
@@ -85,6 +92,7 @@ class Accounted:
         async def observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
+                exchange.answered_at = now()
                 headers = [*message["headers"], *common_headers(exchange, now())]
                 if self._closing.is_set() and not any(name == b"connection" for name, _ in headers):
                     headers.append((b"connection", b"close"))
@@ -101,7 +109,7 @@ class Accounted:
         try:
             await self._app(scope, receive, observed)
         finally:
-            log_exchange(exchange, now())
+            self._ended(exchange, now())
 
 
 class Faults:
@@ -135,12 +143,20 @@ class Faults:
 
 
 class Gate:
-    """Answers what needs no route: preflights, oversized headers, and everything while the gateway shuts down."""
+    """Answers what needs no route: preflights, oversized headers, too much from one address behind a proxy, and
+    everything while the gateway shuts down.
+    """
 
-    def __init__(self, app: ASGIApp, closing: trio.Event) -> None:
+    def __init__(self, app: ASGIApp, closing: trio.Event, crowds: Crowds) -> None:
         self._app = app
         self._closing = closing
+        self._crowds = crowds
         self._running: set[trio.CancelScope] = set()
+
+    @property
+    def running(self) -> int:
+        """Requests that run."""
+        return len(self._running)
 
     def cut(self) -> None:
         """Ends every request that still runs, with the error that the gateway shuts down."""
@@ -151,7 +167,7 @@ class Gate:
         exchange = exchange_of(scope)
         size = len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
         if size + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > HEADERS_BYTES_MAX:
-            raise Fault(Condition.HEADERS_TOO_LARGE, None, {"limit": HEADERS_BYTES_MAX})
+            raise Fault(Condition.HEADERS_TOO_LARGE, None, {"limit": HEADERS_BYTES_MAX, "count": HEADERS_MAX})
         if scope["http_version"] not in HTTP_VERSIONS:
             raise Fault(Condition.HTTP_VERSION)
         if exchange.method == "OPTIONS":
@@ -159,25 +175,39 @@ class Gate:
             return
         if self._closing.is_set():
             raise Fault(Condition.SHUTTING_DOWN)
+        origin = self._forwarded_from(scope)
+        if self._crowds.forwarded.is_full(origin):
+            raise Fault(Condition.ADDRESS_CROWDED)
         running = trio.CancelScope()
         self._running.add(running)
         try:
-            with running:
+            with running, self._crowds.forwarded.one_more(origin):
                 await self._app(scope, receive, send)
         finally:
             self._running.discard(running)
         if running.cancelled_caught:
             raise Fault(Condition.SHUTTING_DOWN)
 
+    def _forwarded_from(self, scope: Scope) -> str | None:
+        """Whom a trusted proxy asks for; None if a client asks itself: its connections are counted already."""
+        peer = (scope.get("client") or [None])[0]
+        headers = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        trusted = self._crowds.rules.trusted_proxies
+        if not headers or origin_of(peer, (), trusted) is not None:
+            return None
+        return origin_of(peer, headers, trusted)
+
 
 class Methods:
-    """One path: which endpoint serves which method. A GET also serves HEAD."""
+    """One path: which endpoint serves which method. A GET also serves HEAD. `path` is what requests are counted by."""
 
     def __init__(self, **endpoints: Endpoint) -> None:
         self.endpoints = endpoints
+        self.path = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
+        exchange.route = self.path
         endpoint = self.endpoints.get("GET" if exchange.method == "HEAD" else exchange.method)
         if endpoint is None:
             allowed = [*self.endpoints, *(["HEAD"] if "GET" in self.endpoints else []), "OPTIONS"]
@@ -186,11 +216,15 @@ class Methods:
 
 
 class Admitted:
-    """Lets a request through to its endpoint only with a valid key, before any of its body is read."""
+    """Lets a request through to its endpoint only with a valid key, before any of its body is read.
 
-    def __init__(self, endpoint: Endpoint, door: Door) -> None:
+    `crowd` counts the requests that run with each key.
+    """
+
+    def __init__(self, endpoint: Endpoint, door: Door, crowd: Crowd) -> None:
         self._endpoint = endpoint
         self._door = door
+        self._crowd = crowd
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         if sum(name.lower() == b"authorization" for name, _ in scope["headers"]) != 1:
@@ -202,7 +236,10 @@ class Admitted:
         exchange.caller = await self._door.authenticate(token, user_id)
         if exchange.caller is None:
             raise Fault(Condition.KEY_INVALID)
-        await self._endpoint(exchange, scope, receive, send)
+        if self._crowd.is_full(exchange.caller.key):
+            raise Fault(Condition.RATE_LIMITED, None, {"limit": f"{self._crowd.each_max} requests at once"})
+        with self._crowd.one_more(exchange.caller.key):
+            await self._endpoint(exchange, scope, receive, send)
 
 
 def bearer_token(authorization: str) -> str | None:
@@ -270,10 +307,14 @@ async def send_fault(exchange: Exchange, fault: Fault, send: Send) -> None:
 
 async def _send_last_event(exchange: Exchange, fault: Fault, send: Send) -> None:
     """Ends a stream with an error event and without [DONE]: it must not look finished."""
-    event: dict[str, object] = {"error": error_object(fault, exchange.base)}
-    if "generation" in exchange.notes:
-        event["id"] = exchange.notes["generation"]
-    await send({"type": "http.response.body", "body": sse.event(json.dumps(event, separators=(",", ":")))})
+    error = error_object(fault, exchange.base)
+    data = exchange.last_event(error) if exchange.last_event is not None else None
+    if data is None:
+        event: dict[str, object] = {"error": error}
+        if "generation" in exchange.notes:
+            event["id"] = exchange.notes["generation"]
+        data = sse.event(json.dumps(event, separators=(",", ":")))
+    await send({"type": "http.response.body", "body": data})
 
 
 def place_of(error: BaseException) -> str:

@@ -1,0 +1,33 @@
+"""What is counted of a running gateway, for Prometheus. One registry for each gateway, nothing global.
+
+Every label has a bounded number of values: routes, services and error codes are ours, a model's name stands as
+`labels.ModelLabels` allows. No label says who asked, or with which key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
+
+import cxp2p
+from cxp2p_gateway.metrics.asks import AskMeter
+from cxp2p_gateway.metrics.money import MoneyMeter
+from cxp2p_gateway.metrics.requests import RequestMeter
+
+
+class Metrics:
+    """All that is counted of one gateway. `catalogue`: models whose names are labels from the start."""
+
+    def __init__(self, catalogue: Collection[str] = ()) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = RequestMeter(self.registry)
+        self.asks = AskMeter(self.registry, catalogue)
+        self.money = MoneyMeter(self.registry)
+        info = Gauge("cxp2p_build_info", "The version that runs; always 1", ["version"], registry=self.registry)
+        info.labels(cxp2p.__version__).set(1)
+        ProcessCollector(registry=self.registry)
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' text format 0.0.4."""
+        return generate_latest(self.registry)
