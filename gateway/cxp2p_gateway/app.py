@@ -41,6 +41,7 @@ from cxp2p_gateway.http import Front, make_app
 from cxp2p_gateway.listener import serve_http
 from cxp2p_gateway.openai import EmbedRules
 from cxp2p_gateway.openai.cl100k import load_cl100k
+from cxp2p_gateway.origins import CrowdRules
 from cxp2p_gateway.salts import CacheSalts
 from cxp2p_gateway.schemas.apart import open_schemas
 from cxp2p_gateway.store import Store
@@ -135,13 +136,14 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     SettingsError, StoreError, IdentityError, PeerUnreachable.
     """
     rng = random.SystemRandom()
+    metrics = Metrics(CATALOGUE)
     egress = _egress(settings.scrape)
     embed_rules = _embed_rules(settings.embeddings)
     async with (
         open_store(store_path(settings), wall_ms) as store,
         open_peer(settings.peer, _data_path(settings)) as (identity, network),
         join(identity, network, rng) as net,
-        open_dispatch(net, store, wall_ms, _options(settings), [known.name for known in KNOWN_MODELS]) as dispatch,
+        open_dispatch(net, store, wall_ms, _options(settings), CATALOGUE, metrics) as dispatch,
         open_schemas() as schemas,
     ):
         first = await found_account(store, settings.accounts.credit, wall_ms(), rng)
@@ -152,6 +154,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             schemas=schemas,
             embed_rules=embed_rules,
             egress=egress,
+            crowd_rules=_crowd_rules(settings.http),
         )
         async with trio.open_nursery() as nursery:
             serve = partial(serve_http, front, settings.http.host, settings.http.port, grace_s=settings.http.grace_s)
@@ -183,6 +186,15 @@ def _salts(settings: GatewaySettings, identity: Identity) -> CacheSalts | None:
 
 def _patience(http: HttpSettings) -> Patience:
     return Patience(hold_s=http.hold_s, keep_alive_s=http.keep_alive_s, deadline_s=http.deadline_s)
+
+
+def _crowd_rules(http: HttpSettings) -> CrowdRules:
+    return CrowdRules(
+        connections_max=http.connections_max,
+        connections_per_address_max=http.connections_per_address_max,
+        requests_per_key_max=http.requests_per_key_max,
+        trusted_proxies=http.trusted_proxies,
+    )
 
 
 def _embed_rules(embeddings: EmbeddingSettings) -> EmbedRules:

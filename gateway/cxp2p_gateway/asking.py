@@ -24,6 +24,7 @@ __all__ = [
     "Hear",
     "Input",
     "Judge",
+    "KeyEnded",
     "KeyForbids",
     "Limit",
     "ModelCard",
@@ -77,6 +78,10 @@ class KeyForbids(CxError):
     def __init__(self, limit: Limit) -> None:
         super().__init__(f"the key forbids this {limit.value}")
         self.limit = limit
+
+
+class KeyEnded(CxError):
+    """This key was good when the request came, and is no longer."""
 
 
 class RateLimited(CxError):

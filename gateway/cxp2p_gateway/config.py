@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, model_validator
 
 from cxp2p.egress import PORTS
 from cxp2p.peer import PeerSettings
+from cxp2p.program import LogForm
 from cxp2p_gateway.accounts import UserIdRule
 from cxp2p_gateway.openai.embeddings import MATRYOSHKA, TokenInput
+from cxp2p_gateway.origins import LOOPBACK
 
 CREDIT = 100_000_000_000  # µcredits of the first account: it is the operator's own
 
@@ -35,6 +37,16 @@ class HttpSettings(BaseModel):
     keep_alive_s: float = Field(15.0, gt=0, le=600, description="A comment is sent in silent streams this often.")
     deadline_s: float = Field(600.0, gt=0, le=86_400, description="The longest that one job may take.")
     grace_s: float = Field(30.0, ge=0, le=3600, description="On SIGTERM, how long running answers may take to finish.")
+    connections_max: int = Field(1024, ge=1, le=100_000, description="Connections at once; each takes a descriptor.")
+    connections_per_address_max: int = Field(
+        256, ge=1, le=100_000, description="Of these from one IPv4 address, or 64 bits of IPv6; proxies see below."
+    )
+    requests_per_key_max: int = Field(512, ge=1, le=100_000, description="Requests at once with one key.")
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
+        LOOPBACK,
+        max_length=1024,
+        description="Networks whose X-Forwarded-For is believed; requests at once are counted for whom it names.",
+    )
 
 
 class AccountSettings(BaseModel):
@@ -113,6 +125,25 @@ class ReceiptSettings(BaseModel):
     )
 
 
+class MetricsSettings(BaseModel):
+    """What is counted, for Prometheus: GET /metrics on a port of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", min_length=1, description="Where to listen. Whoever can reach it can read it.")
+    port: int | None = Field(
+        None, ge=0, le=65_535, description="Off if not set; 0 takes a free port. Worker 2 takes the next one, and so on."
+    )
+
+
+class LogSettings(BaseModel):
+    """What the gateway says on standard error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: LogForm = Field(LogForm.TEXT, description='"text" for people, "json" for programs: an object a line.')
+
+
 class GatewaySettings(BaseModel):
     """Everything a gateway can be told."""
 
@@ -130,3 +161,5 @@ class GatewaySettings(BaseModel):
     )
     scrape: ScrapeSettings = Field(default_factory=ScrapeSettings, description="Which URLs `POST /scrape` takes.")
     receipts: ReceiptSettings = Field(default_factory=ReceiptSettings, description="How long receipts are kept.")
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings, description="What is counted, for Prometheus.")
+    log: LogSettings = Field(default_factory=LogSettings, description="What the gateway says on standard error.")

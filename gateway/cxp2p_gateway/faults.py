@@ -14,7 +14,7 @@ from typing import Final
 
 from cxp2p.errors import CxError, InsufficientCredit, JobFailed, JobRefused, LocalProtocolError, NoNode
 from cxp2p.records import FailureCode, RefusalCode, Service
-from cxp2p_gateway.asking import KeyForbids, Limit, Overloaded, RateLimited
+from cxp2p_gateway.asking import KeyEnded, KeyForbids, Limit, Overloaded, RateLimited
 from cxp2p_gateway.store import StoreError
 
 MODEL_TEXT_LENGTH_MAX: Final = 128  # of a model's name in an error text; records allow no longer one either
@@ -76,6 +76,7 @@ class Condition(Enum):
     CREDIT_SPENT = auto()
     OVERLOADED = auto()
     TOO_MANY_CONNECTIONS = auto()
+    ADDRESS_CROWDED = auto()
     NO_NODE = auto()
     MODEL_UNKNOWN = auto()
     NOT_READY = auto()
@@ -173,7 +174,13 @@ TABLE: Final[Mapping[Condition, Row]] = {
         408, _REQUEST, "request_timeout", "Request body did not arrive in {limit} seconds", None, True, _CLOSE
     ),
     Condition.HEADERS_TOO_LARGE: Row(
-        431, _REQUEST, "payload_too_large", "Request headers are larger than {limit} bytes", None, True, _CLOSE
+        431,
+        _REQUEST,
+        "payload_too_large",
+        "Request headers are larger than {limit} bytes, or more than {count}",
+        None,
+        True,
+        _CLOSE,
     ),
     Condition.PATH_UNKNOWN: Row(404, _REQUEST, "not_found", "Unknown path"),
     Condition.METHOD_UNKNOWN: Row(405, _REQUEST, "method_not_allowed", "Method not allowed; use {allow}"),
@@ -189,6 +196,15 @@ TABLE: Final[Mapping[Condition, Row]] = {
     ),
     Condition.OVERLOADED: Row(503, _SERVER, "overloaded", "No capacity for model '{model}' right now", (2, 30)),
     Condition.TOO_MANY_CONNECTIONS: Row(503, _SERVER, "overloaded", "Too many connections", (2, 30), False, _CLOSE),
+    Condition.ADDRESS_CROWDED: Row(
+        429,
+        "rate_limit_error",
+        "rate_limit_exceeded",
+        "Too many requests at once from your address",
+        (2, 30),
+        False,
+        _CLOSE,
+    ),
     Condition.BODIES_TOO_MANY: Row(503, _SERVER, "overloaded", "No room for more requests right now", (2, 30)),
     Condition.NO_NODE: Row(503, _SERVER, "no_healthy_providers", _NO_PROVISIONS, (5, 5)),
     Condition.MODEL_UNKNOWN: Row(503, _REQUEST, "model_not_found", _NO_PROVISIONS, None, True),
@@ -278,6 +294,8 @@ def fault_of(error: CxError, model: str, known: bool, service: Service = Service
             return Fault(Condition.NO_NODE if known else Condition.MODEL_UNKNOWN, "model", words)
         case InsufficientCredit():
             return Fault(Condition.CREDIT_SPENT)
+        case KeyEnded():
+            return Fault(Condition.KEY_INVALID)
         case KeyForbids(limit=Limit.MODEL):
             return Fault(Condition.MODEL_FORBIDDEN, "model", words)
         case KeyForbids():

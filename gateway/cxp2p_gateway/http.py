@@ -56,12 +56,14 @@ class Front:
         embed_rules: EmbedRules,
         egress: EgressRules,
         metrics: Metrics,
+        crowds: Crowds,
     ) -> None:
         self._metrics = metrics
-        self.routes = _routes(door, patience, outside, schemas, embed_rules, egress)
+        self.routes = _routes(door, patience, outside, schemas, embed_rules, egress, crowds)
         self.outside = outside
         self.closing = closing
-        self._gate = Gate(Router(self.routes, redirect_slashes=False, default=_unknown_path), closing)
+        self.crowds = crowds
+        self._gate = Gate(Router(self.routes, redirect_slashes=False, default=_unknown_path), closing, crowds)
         self._app: ASGIApp = Accounted(Faults(self._gate), outside, closing, self.ended)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,6 +94,7 @@ def make_app(
     embed_rules: EmbedRules | None = None,
     egress: EgressRules | None = None,
     metrics: Metrics | None = None,
+    crowd_rules: CrowdRules | None = None,
 ) -> Front:
     """The HTTP front over `door`. `outside`: clock and chance; `closing`: set it to refuse what comes from then on.
 
@@ -107,6 +110,7 @@ def make_app(
         embed_rules or EmbedRules(),
         egress or rules_of(),
         metrics or Metrics(),
+        Crowds(crowd_rules or CrowdRules()),
     )
 
 

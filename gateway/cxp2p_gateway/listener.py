@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Collection
 from typing import Any, Final, Protocol, cast
 
 import anyio
@@ -24,12 +25,12 @@ from anycorn.worker_context import WorkerContext
 from cxp2p.errors import SettingsError
 from cxp2p_gateway.connection import LINGER_S, Wire
 from cxp2p_gateway.faults import Condition, Fault
+from cxp2p_gateway.framing import HEAD_BYTES_MAX, Framing, origin_form
 from cxp2p_gateway.http import Front
-from cxp2p_gateway.middleware import HEADERS_BYTES_MAX, place_of
+from cxp2p_gateway.middleware import place_of
 
 log = logging.getLogger("cxp2p.gateway.http")
 
-CONNECTIONS_MAX: Final = 1024  # a process may hold 1,024 descriptors by default on some systems, 4,096 on most
 BACKLOG: Final = 512
 IDLE_S: Final = 65.0  # over the 60 s that nginx keeps its connections; also what a request's headers may take
 REQUESTS_PER_CONNECTION_MAX: Final = 10_000
@@ -85,7 +86,7 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
 
 def _config() -> Config:
     config = Config()
-    config.h11_max_incomplete_size = 2 * HEADERS_BYTES_MAX  # so that the front can say no in the client's dialect
+    config.h11_max_incomplete_size = HEAD_BYTES_MAX
     config.keep_alive_timeout = IDLE_S
     config.keep_alive_max_requests = REQUESTS_PER_CONNECTION_MAX
     config.include_server_header = False
@@ -94,18 +95,33 @@ def _config() -> Config:
     return config
 
 
-class _LastRequest(h11.Connection):
-    """Ignores what follows the last request of a connection (RFC 9112, 9.6), where h11 raises.
+class _Requests(h11.Connection):
+    """Reads what `Framing` lets through, and ignores what follows the last request of a connection (RFC 9112, 9.6).
 
-    Anycorn would cut the answer to that request for it, and one line end too many after a body is enough.
+    h11 raises at the latter, and Anycorn would cut the answer to that request for it: one line end too many after a
+    body is enough.
     """
 
+    def __init__(self, head_bytes_max: int) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size=head_bytes_max)
+        self._framing = Framing()
+
     def receive_data(self, data: bytes) -> None:
-        if self.their_state is not h11.MUST_CLOSE:
-            super().receive_data(data)
+        if self.their_state is h11.MUST_CLOSE:
+            return
+        passed = self._framing.feed(data)
+        if passed or not data:  # to h11 no bytes are the end of the connection
+            super().receive_data(passed)
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        return h11.NEED_DATA if self.their_state is h11.MUST_CLOSE else super().next_event()
+        if self.their_state is h11.MUST_CLOSE:
+            return h11.NEED_DATA
+        try:
+            return super().next_event()
+        except h11.RemoteProtocolError as error:
+            if self._framing.refused is not None:
+                error.error_status_hint = self._framing.refused
+            raise
 
 
 class _Http1(H11Protocol):
@@ -117,17 +133,20 @@ class _Http1(H11Protocol):
 
     def __init__(self, *wiring: Any) -> None:
         super().__init__(*wiring)
-        self.connection = _LastRequest(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
+        self.connection = _Requests(self.config.h11_max_incomplete_size)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         pass
 
     async def _create_stream(self, request: h11.Request) -> None:
+        target, host = origin_form(request.target)
+        dropped = {b"upgrade"} if host is None else {b"upgrade", b"host"}
+        headers = [(name, value) for name, value in request.headers if name not in dropped]
         bare = h11.Request(
             method=request.method,
-            target=request.target,
+            target=target,
             http_version=request.http_version,
-            headers=[(name, value) for name, value in request.headers if name != b"upgrade"],
+            headers=headers if host is None else [(b"host", host), *headers],
         )
         await super()._create_stream(bare)
 
@@ -147,7 +166,7 @@ class _Connection(TCPServer):
                         self.context,
                         tasks,
                         ConnectionState({}),
-                        None,
+                        cast(Wire, self.stream).peer,
                         None,
                         self.protocol_send,
                         None,
@@ -172,12 +191,13 @@ class HttpServer:
         """One connection, from accept to close. Whatever goes wrong in it stays in it."""
         with trio.CancelScope() as connection:
             wire = Wire(stream, self._app, connection)
-            if len(self._wires) >= CONNECTIONS_MAX and not self._make_room():
-                await wire.refuse(Fault(Condition.TOO_MANY_CONNECTIONS))
+            if (fault := self._no_room(wire)) is not None:
+                await wire.refuse(fault)
                 return
             self._wires.add(wire)
             try:
-                await self._speak(wire)
+                with self._app.crowds.connections.one_more(wire.origin):
+                    await self._speak(wire)
             except Exception as error:  # noqa: BLE001  # the top of a connection: what gets here is a bug, maybe Anycorn's
                 log.error("bug in a connection: %s", place_of(error))
             finally:
@@ -193,13 +213,16 @@ class HttpServer:
             await _Connection(app, self._config, self._context, LifespanState(), stream).run()
             nursery.cancel_scope.cancel()
 
-    def _make_room(self) -> bool:
-        """Ends the connection that has idled for longest. False if none idles: then all of them hold a key."""
-        idle = [wire for wire in self._wires if wire.idle_since is not None]
-        if not idle:
-            return False
-        min(idle, key=lambda wire: wire.idle_since or 0.0).evict()
-        return True
+    def _no_room(self, wire: Wire) -> Fault | None:
+        """Why there is no room for `wire`, after what idles was ended for it."""
+        crowds = self._app.crowds
+        if crowds.connections.is_full(wire.origin):
+            neighbours = [each for each in self._wires if each.origin == wire.origin]
+            if not _make_room(neighbours):
+                return Fault(Condition.ADDRESS_CROWDED)
+        elif len(self._wires) >= crowds.rules.connections_max and not _make_room(self._wires):
+            return Fault(Condition.TOO_MANY_CONNECTIONS)
+        return None
 
     @property
     def busy(self) -> list[Wire]:
@@ -219,3 +242,12 @@ class HttpServer:
                 await next(iter(self._wires)).ended.wait()
         for wire in self._wires:
             wire.cut()
+
+
+def _make_room(wires: Collection[Wire]) -> bool:
+    """Ends the connection that has idled for longest. False if none idles: then all of them hold a key."""
+    idle = [wire for wire in wires if wire.idle_since is not None]
+    if not idle:
+        return False
+    min(idle, key=lambda wire: wire.idle_since or 0.0).evict()
+    return True

@@ -33,6 +33,7 @@ from cxp2p_gateway.exchange import Outside
 from cxp2p_gateway.faults import Base, Fault, row_of, text_of
 from cxp2p_gateway.http import Front, make_app
 from cxp2p_gateway.openai import chat_ask
+from cxp2p_gateway.origins import CrowdRules
 from cxp2p_gateway.schemas import Schemas
 from cxp2p_gateway.waiting import Patience
 
@@ -264,9 +265,16 @@ def card(model: str = "smollm2:135m", **changes: Any) -> ModelCard:
     return ModelCard(**{**fields, **changes})
 
 
-def front(door: MemoryDoor, patience: Patience | None = None, seed: int = 1, schemas: Schemas | None = None) -> Front:
+def front(
+    door: MemoryDoor,
+    patience: Patience | None = None,
+    seed: int = 1,
+    schemas: Schemas | None = None,
+    crowd_rules: CrowdRules | None = None,
+) -> Front:
     """The real front over `door`, with a wall clock that stands still and ids from a seed."""
-    return make_app(door, patience, outside=Outside(wall_ms=lambda: WALL_MS, rng=Random(seed)), schemas=schemas)
+    outside = Outside(wall_ms=lambda: WALL_MS, rng=Random(seed))
+    return make_app(door, patience, outside=outside, schemas=schemas, crowd_rules=crowd_rules)
 
 
 @dataclass
@@ -290,8 +298,8 @@ class Answer:
         return json.loads(self.body)
 
     def events(self) -> list[Any]:
-        """The stream's events, comments left out; [DONE] as the string it is."""
-        datas = [block[6:] for block in self.body.decode().split("\n\n") if block.startswith("data: ")]
+        """The stream's events, comments and names left out; [DONE] as the string it is."""
+        datas = [line[6:] for line in self.body.decode().split("\n") if line.startswith("data: ")]
         return [data if data == "[DONE]" else json.loads(data) for data in datas]
 
 

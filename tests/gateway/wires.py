@@ -14,6 +14,7 @@ import trio.testing
 
 from cxp2p_gateway.http import Front
 from cxp2p_gateway.listener import HttpServer
+from cxp2p_gateway.origins import CrowdRules
 from cxp2p_gateway.waiting import Patience
 from doors import CHAT, KEY, MemoryDoor, chat_body, front
 
@@ -110,10 +111,12 @@ class Served:
 
 
 @asynccontextmanager
-async def served(door: MemoryDoor | None = None, patience: Patience | None = None) -> AsyncIterator[Served]:
+async def served(
+    door: MemoryDoor | None = None, patience: Patience | None = None, crowd_rules: CrowdRules | None = None
+) -> AsyncIterator[Served]:
     """A server over `door`; its connections end with the block."""
     door = door or MemoryDoor()
-    app = front(door, patience)
+    app = front(door, patience, crowd_rules=crowd_rules)
     async with trio.open_nursery() as nursery:
         yield Served(HttpServer(app), app, door, nursery)
         nursery.cancel_scope.cancel()
