@@ -7,6 +7,8 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
 from typing import NoReturn
 
 import click
@@ -17,13 +19,37 @@ from cxp2p.net.tasks import sole
 
 LEAVE_S = 1.5  # after an interrupt: enough to close connections, short enough not to be interrupted twice
 LOG_LEVELS = ("debug", "info", "warning", "error")
+FIELDS = "fields"  # of a log record: what it says, by name, for whoever reads JSON
 
 
-def set_up_logging(level: str) -> None:
+class LogForm(StrEnum):
+    """How lines of the log look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class JsonLines(logging.Formatter):
+    """Each record as one object: when (RFC 3339, UTC), how bad, who says it, and what.
+
+    What a record has in `fields` stands beside these; otherwise there is a `message`.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {"at": at, "level": record.levelname.lower(), "logger": record.name}
+        line |= getattr(record, FIELDS, None) or {"message": record.getMessage()}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def set_up_logging(level: str, form: LogForm = LogForm.TEXT) -> None:
     """One line an event on standard error. libp2p's own noise is kept down where it is opened."""
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonLines() if form is LogForm.JSON else text)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 def announce(facts: Mapping[str, object], text: str, *, as_json: bool) -> None:

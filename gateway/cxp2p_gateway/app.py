@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -30,23 +31,30 @@ from cxp2p.embed import Input
 from cxp2p.errors import SettingsError
 from cxp2p.identity import Identity
 from cxp2p.known_models import KNOWN_MODELS
+from cxp2p.net.tasks import background
 from cxp2p.paths import default_data_path
 from cxp2p.peer import open_peer
 from cxp2p.records import Job, ScrapeJob
 from cxp2p_gateway.accounts import Accounts, FirstAccount, found_account
 from cxp2p_gateway.asking import Caller, ModelCard
-from cxp2p_gateway.config import EmbeddingSettings, GatewaySettings, HttpSettings, ScrapeSettings
+from cxp2p_gateway.config import EmbeddingSettings, GatewaySettings, HttpSettings, MetricsSettings, ScrapeSettings
 from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
 from cxp2p_gateway.http import Front, make_app
 from cxp2p_gateway.listener import serve_http
+from cxp2p_gateway.metrics import Metrics
+from cxp2p_gateway.metrics.network import NetworkCollector
+from cxp2p_gateway.metrics.serving import MetricsServer
 from cxp2p_gateway.openai import EmbedRules
 from cxp2p_gateway.openai.cl100k import load_cl100k
 from cxp2p_gateway.origins import CrowdRules
+from cxp2p_gateway.ports import listen, port_of, shown
 from cxp2p_gateway.salts import CacheSalts
 from cxp2p_gateway.schemas.apart import open_schemas
 from cxp2p_gateway.store import Store
 from cxp2p_gateway.store.sqlite import open_store
 from cxp2p_gateway.waiting import Patience
+
+CATALOGUE: Final = tuple(known.name for known in KNOWN_MODELS)
 
 
 class GatewayDoor:
@@ -114,10 +122,14 @@ class GatewayDoor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """A running gateway. `first`: the account that this start made, the only time its key is known."""
+    """A running gateway. `first`: the account that this start made, the only time its key is known.
+
+    `metrics_url`: where they are told, None if they are not.
+    """
 
     peer: str
     url: str
+    metrics_url: str | None
     first: FirstAccount | None
     net: Net
     store: Store
@@ -129,9 +141,12 @@ class Gateway:
 
 
 @asynccontextmanager
-async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    settings: GatewaySettings, listeners: Sequence[trio.SocketListener] = ()
+) -> AsyncIterator[Gateway]:
     """A whole gateway from its settings: books first, then the network, then HTTP.
 
+    `listeners`: where HTTP is served, if it is not opened here.
     Leaving the block waits until the last answer is out if `stop` was called, and cuts them otherwise. Raises CxError:
     SettingsError, StoreError, IdentityError, PeerUnreachable.
     """
@@ -145,6 +160,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         join(identity, network, rng) as net,
         open_dispatch(net, store, wall_ms, _options(settings), CATALOGUE, metrics) as dispatch,
         open_schemas() as schemas,
+        _metrics_told(settings.metrics, metrics) as metrics_url,
     ):
         first = await found_account(store, settings.accounts.credit, wall_ms(), rng)
         accounts = Accounts(store, wall_ms, settings.accounts.user_id)
@@ -155,14 +171,38 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             embed_rules=embed_rules,
             egress=egress,
             crowd_rules=_crowd_rules(settings.http),
+            metrics=metrics,
         )
+        metrics.registry.register(NetworkCollector(net, wall_ms, trio.current_time))
+        metrics.watch("cxp2p_http_requests_running", "Requests that run", lambda: front.running)
+        metrics.watch("cxp2p_jobs_running", "Jobs that run, of at most jobs.jobs_max", lambda: dispatch.running)
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_http, front, settings.http.host, settings.http.port, grace_s=settings.http.grace_s)
-            port = await nursery.start(serve)
-            url = f"http://{_shown(settings.http.host)}:{port}"
-            yield Gateway(peer=identity.peer, url=url, first=first, net=net, store=store, front=front)
+            ours = listeners or await listen(settings.http.host, settings.http.port)
+            port = await nursery.start(partial(serve_http, front, ours, grace_s=settings.http.grace_s))
+            url = f"http://{shown(settings.http.host)}:{port}"
+            yield Gateway(
+                peer=identity.peer,
+                url=url,
+                metrics_url=metrics_url,
+                first=first,
+                net=net,
+                store=store,
+                front=front,
+            )
             if not front.closing.is_set():
                 nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _metrics_told(settings: MetricsSettings, metrics: Metrics) -> AsyncIterator[str | None]:
+    """The metrics on their port for as long as the block runs, so that a drain can be watched; yields their URL."""
+    if settings.port is None:
+        yield None
+        return
+    listeners = await listen(settings.host, settings.port)
+    async with background() as nursery:
+        nursery.start_soon(trio.serve_listeners, MetricsServer(metrics.text).serve, listeners)
+        yield f"http://{shown(settings.host)}:{port_of(listeners)}/metrics"
 
 
 def store_path(settings: GatewaySettings) -> Path:
@@ -212,10 +252,3 @@ def _egress(scrape: ScrapeSettings) -> EgressRules:
         return rules_of(scrape.ports, scrape.allow)
     except SettingsError as error:
         raise SettingsError(f"scrape.{error}") from None
-
-
-def _shown(host: str) -> str:
-    """A host as it stands in a URL that works on this machine."""
-    if host in ("0.0.0.0", "::"):
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host

@@ -132,7 +132,7 @@ class MetricsSettings(BaseModel):
 
     host: str = Field("127.0.0.1", min_length=1, description="Where to listen. Whoever can reach it can read it.")
     port: int | None = Field(
-        None, ge=0, le=65_535, description="Off if not set; 0 takes a free port. Worker 2 takes the next one, and so on."
+        None, ge=0, le=65_535, description="Off if not set; 0 takes a free port. Worker 2 has the next one, and so on."
     )
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import trio
 from starlette.types import Scope
 
+from cxp2p.program import FIELDS
 from cxp2p_gateway.asking import Caller
 from cxp2p_gateway.faults import Base, Dialect, base_of, dialect_of
 
@@ -27,6 +28,7 @@ TITLE_LENGTH_MAX: Final = 80
 REFERER_LENGTH_MAX: Final = 200
 LOGGED_LENGTH_MAX: Final = 200  # of a path, model or agent: a log line stays a line
 
+_SECRET: Final = re.compile(r"\b(sk-(?:cx-[a-z2-7]{8}\b)?)[A-Za-z0-9_-]{4,}")  # ours up to its id, and other people's
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _KEY: Final = "cxp2p.exchange"
@@ -133,7 +135,13 @@ def log_exchange(exchange: Exchange, now: float) -> None:
     line |= {
         name: value[:LOGGED_LENGTH_MAX] if isinstance(value, str) else value for name, value in exchange.notes.items()
     }
-    access_log.info("%s", json.dumps(line, separators=(",", ":")))
+    said = {name: without_keys(value) if isinstance(value, str) else value for name, value in line.items()}
+    access_log.info("%s", json.dumps(said, separators=(",", ":")), extra={FIELDS: {"event": "request", **said}})
+
+
+def without_keys(text: str) -> str:
+    """Text without the secrets of keys, which clients put into paths, titles and agents by mistake."""
+    return _SECRET.sub(r"\1***", text)
 
 
 def ulid(wall_ms: int, rng: Random) -> str:

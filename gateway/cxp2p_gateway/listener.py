@@ -5,9 +5,8 @@ Anycorn is given each connection as a `Wire`. What it raises ends one connection
 
 from __future__ import annotations
 
-import errno
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final, Protocol, cast
 
 import anyio
@@ -22,16 +21,15 @@ from anycorn.typing import ConnectionState, LifespanState
 from anycorn.utils import wrap_app
 from anycorn.worker_context import WorkerContext
 
-from cxp2p.errors import SettingsError
 from cxp2p_gateway.connection import LINGER_S, Wire
 from cxp2p_gateway.faults import Condition, Fault
 from cxp2p_gateway.framing import HEAD_BYTES_MAX, Framing, origin_form
 from cxp2p_gateway.http import Front
 from cxp2p_gateway.middleware import place_of
+from cxp2p_gateway.ports import port_of
 
 log = logging.getLogger("cxp2p.gateway.http")
 
-BACKLOG: Final = 512
 IDLE_S: Final = 65.0  # over the 60 s that nginx keeps its connections; also what a request's headers may take
 REQUESTS_PER_CONNECTION_MAX: Final = 10_000
 GRACE_S: Final = 30.0
@@ -46,42 +44,22 @@ class Started(Protocol):
 
 async def serve_http(
     app: Front,
-    host: str,
-    port: int,
+    listeners: Sequence[trio.SocketListener],
     *,
     grace_s: float = GRACE_S,
     task_status: Started = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves `app` until `app.closing` is set and the last answer is out, or is cut `grace_s` later.
 
-    Until then callers can connect, and are told that the gateway shuts down. Reports the port it listens on (`port` 0:
-    any free one). Raises SettingsError if it cannot listen there.
+    Until then callers can connect, and are told that the gateway shuts down. Reports the port it listens on.
     """
-    listeners = await _listen(host, port)
     server = HttpServer(app)
     async with trio.open_nursery() as connections:
         connections.start_soon(trio.serve_listeners, server.serve, listeners)
-        task_status.started(listeners[0].socket.getsockname()[1])
+        task_status.started(port_of(listeners))
         await app.closing.wait()
         await server.drain(grace_s)
         connections.cancel_scope.cancel()
-
-
-async def _listen(host: str, port: int) -> list[trio.SocketListener]:
-    try:
-        listeners = list(await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG))
-    except OSError as error:
-        reasons = {
-            errno.EADDRINUSE: "another program listens there already",
-            errno.EACCES: "this user may not listen there; ports below 1024 are for root",
-        }
-        reason = reasons.get(error.errno or 0, error.strerror or str(error))
-        raise SettingsError(f"cannot listen on {host}:{port}: {reason}") from error
-    if port == 0:  # a name with several addresses got a different port on each: the first one is reported
-        for spare in listeners[1:]:
-            await spare.aclose()
-        return listeners[:1]
-    return listeners
 
 
 def _config() -> Config:
