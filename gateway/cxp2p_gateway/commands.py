@@ -15,7 +15,7 @@ from cxp2p.client import wall_ms
 from cxp2p.errors import CxError, SettingsError
 from cxp2p.net.tasks import sole
 from cxp2p.paths import default_config_path
-from cxp2p.program import LOG_LEVELS, announce, fail, run, set_up_logging
+from cxp2p.program import LOG_LEVELS, LogForm, announce, fail, run, set_up_logging
 from cxp2p.settings import load_settings, write_commented
 from cxp2p_gateway.accounts import Accounts, issue_key
 from cxp2p_gateway.app import Gateway, open_gateway, store_path
@@ -40,8 +40,16 @@ def gateway() -> None:
 @click.option("-b", "--bootstrap", multiple=True, metavar="ADDRESS", help="A peer to join through; may be repeated.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=None, help="Where HTTP listens; 0 takes a free port.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
+@click.option("--log-format", "log_form", type=click.Choice(list(LogForm)), default=None, help="How log lines look.")
 @click.option("--json", "as_json", is_flag=True, help="Say what happens as lines of JSON.")
-def run_(config: Path | None, bootstrap: tuple[str, ...], port: int | None, log_level: str, as_json: bool) -> None:
+def run_(
+    config: Path | None,
+    bootstrap: tuple[str, ...],
+    port: int | None,
+    log_level: str,
+    log_form: LogForm | None,
+    as_json: bool,
+) -> None:
     """Run a gateway until Ctrl-C. SIGTERM lets it finish the answers that run.
 
     The first start makes an account and shows its key once. Settings come from the file, then from CXP2P_GATEWAY_…
@@ -52,11 +60,12 @@ def run_(config: Path | None, bootstrap: tuple[str, ...], port: int | None, log_
       cxp2p gateway run -b /ip4/127.0.0.1/tcp/4001/p2p/12D3KooW...
       cxp2p gateway run --config gateway.toml --port 8000
     """
-    set_up_logging(log_level)
+    set_up_logging(log_level, log_form or LogForm.TEXT)
     try:
         settings = _settings(config, bootstrap, port)
     except SettingsError as error:
         fail(error)
+    set_up_logging(log_level, log_form or settings.log.format)
 
     async def serve(stopping: trio.Event) -> None:
         async with open_gateway(settings) as running:
@@ -83,7 +92,11 @@ def _tell(running: Gateway, as_json: bool) -> None:
         text = f"first account {running.first.user_id}\nits API key, shown only now: {running.first.key}"
         announce(facts, text, as_json=as_json)
     facts = {"event": "ready", "peer": running.peer, "url": running.url}
-    announce(facts, f"gateway {running.peer} at {running.url}/api/v1 (also /v1)", as_json=as_json)
+    text = f"gateway {running.peer} at {running.url}/api/v1 (also /v1)"
+    if running.metrics_url is not None:
+        facts["metrics"] = running.metrics_url
+        text += f", metrics at {running.metrics_url}"
+    announce(facts, text, as_json=as_json)
 
 
 @gateway.command()
