@@ -1,9 +1,13 @@
-"""POST /chat/completions: its answer whole or as a stream, and its end when the client leaves."""
+"""Endpoints that answer by chat: the answer whole or as a stream, and its end when the client leaves.
+
+What a body means and what an answer looks like, they are told: see `completions` and `responses`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import trio
 from starlette.types import Receive, Scope, Send
@@ -26,8 +30,49 @@ Event: TypeAlias = tuple[Choice, Piece | None]
 """A piece of a choice, or its end."""
 
 
-class ChatCompletions:
-    """The endpoint. The jobs run in tasks beside the one that watches whether the client is still there."""
+class Script(Protocol):
+    """Writes the events of one streamed answer."""
+
+    def begin(self) -> bytes:
+        """What comes before all pieces, the first time; then nothing."""
+
+    def piece(self, choice: Choice, piece: Piece) -> bytes:
+        """The events of one piece."""
+
+    def ended(self, choice: Choice) -> bytes:
+        """The end of one choice while others still run."""
+
+    def end(self, last: Choice) -> bytes:
+        """The end of a whole answer. `last`: the choice that ended last."""
+
+    def fault(self, error: Mapping[str, str | None]) -> bytes | None:
+        """The end of an answer that broke off; None: as all streams have it. `error`: OpenAI's error object."""
+
+
+class Asked(Protocol):
+    """A request, and how its answer is written. `prefix`: of the answer's id; `held`: whether all of it is kept."""
+
+    @property
+    def chat(self) -> ChatAsk: ...
+
+    @property
+    def prefix(self) -> str: ...
+
+    @property
+    def held(self) -> bool: ...
+
+    def whole(self, work: Work) -> object:
+        """The body of a whole answer."""
+
+    def script(self, work: Work) -> Script:
+        """Who writes its events."""
+
+
+class ChatEndpoint:
+    """An endpoint. The jobs run in tasks beside the one that watches whether the client is still there.
+
+    `parse`: from a body to what is asked. Raises Fault.
+    """
 
     def __init__(
         self,
@@ -37,6 +82,7 @@ class ChatCompletions:
         budget: BodyBudget,
         places: Places,
         schemas: Schemas,
+        parse: Callable[[dict[str, Any]], Asked],
     ) -> None:
         self._door = door
         self._outside = outside
@@ -44,26 +90,28 @@ class ChatCompletions:
         self._budget = budget
         self._places = places
         self._schemas = schemas
+        self._parse = parse
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         with self._budget.lease() as lease:
-            ask = openai.chat_ask(await read_json(exchange.headers, receive, lease))
-            work = self._work(exchange, ask)
+            asked = self._parse(await read_json(exchange.headers, receive, lease))
+            ask, work = asked.chat, self._work(exchange, asked)
             with self._places.take(ask.job.model, ask.choices):
                 try:
                     await refuse_bad_schemas(ask, self._schemas)
                     if ask.stream:
-                        await self._streamed(work, receive, send)
+                        await self._streamed(work, asked.script(work), receive, send)
                     else:
-                        await self._whole(work, receive, send)
+                        await self._whole(work, asked, receive, send)
                 finally:
                     _note(work)
 
-    def _work(self, exchange: Exchange, ask: ChatAsk) -> Work:
-        generation = f"chatcmpl-{self._outside.new_id()}"
+    def _work(self, exchange: Exchange, asked: Asked) -> Work:
+        ask = asked.chat
+        generation = f"{asked.prefix}{self._outside.new_id()}"
         exchange.notes |= {"model": ask.job.model, "stream": ask.stream, "generation": generation}
         wait_s = self._patience.wait_s(exchange)
-        held = not ask.stream or bool(ask.demand)
+        held = not ask.stream or bool(ask.demand) or asked.held
         return Work(
             ask=ask,
             exchange=exchange,
@@ -75,7 +123,7 @@ class ChatCompletions:
             choices=tuple(Choice(index, openai.Whole() if held else None) for index in range(ask.choices)),
         )
 
-    async def _whole(self, work: Work, receive: Receive, send: Send) -> None:
+    async def _whole(self, work: Work, asked: Asked, receive: Receive, send: Send) -> None:
         async def hold(choice: Choice, piece: Piece) -> None:
             await trio.lowlevel.checkpoint()
 
@@ -87,17 +135,11 @@ class ChatCompletions:
             await run_choices(work, self._door, self._schemas, hold, ended)
             nursery.cancel_scope.cancel()
         _check_end(work)
-        choices = [
-            choice.whole.choice(work.ask, work.generation, choice.reason, choice.index)
-            for choice in work.choices
-            if choice.whole is not None
-        ]
-        body = openai.completion(work.ask, work.generation, work.created_s, choices, work.usage, work.cx)
-        await send_json(body, send, (("x-cx-generation-id", work.generation),))
+        await send_json(asked.whole(work), send, (("x-cx-generation-id", work.generation),))
 
-    async def _streamed(self, work: Work, receive: Receive, send: Send) -> None:
+    async def _streamed(self, work: Work, script: Script, receive: Receive, send: Send) -> None:
         events_in, events_out = trio.open_memory_channel[Event](PIECES_WAITING_MAX)
-        stream = _Stream(work, self._patience, send)
+        stream = _Stream(work, script, self._patience, send)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch, work.exchange, receive, nursery.cancel_scope)
             nursery.start_soon(self._feed, work, events_in)
@@ -118,15 +160,13 @@ class ChatCompletions:
 
 
 class _Stream:
-    """Writes the events of one answer, of all its choices."""
+    """Sends the events of one answer, of all its choices."""
 
-    def __init__(self, work: Work, patience: Patience, send: Send) -> None:
+    def __init__(self, work: Work, script: Script, patience: Patience, send: Send) -> None:
         self._work = work
+        self._script = script
         self._patience = patience
         self._send = send
-        self._chunks = [
-            openai.Chunks(work.ask, work.generation, work.created_s, choice.index) for choice in work.choices
-        ]
         self._open = {choice.index for choice in work.choices}
         self._last = work.choices[0]
 
@@ -139,7 +179,7 @@ class _Stream:
                 group = await _next_group(events)
                 if not group or (self._work.fault is not None and not exchange.status):
                     return
-            data = self._roles() if group else b""
+            data = self._script.begin() if group else b""
             data += b"".join(self._event(choice, piece) for choice, piece in group)
             if data or not group:
                 await self._commit()
@@ -147,27 +187,17 @@ class _Stream:
 
     async def end(self) -> None:
         """Sends the end of a whole answer."""
-        work, chunks = self._work, self._chunks[self._last.index]
-        last = self._roles()
-        if work.ask.include_usage:
-            last += chunks.finish(self._last.reason, None) + chunks.usage(work.usage, work.cx)
-        else:
-            last += chunks.finish(self._last.reason, work.cx)
+        last = self._script.begin() + self._script.end(self._last)
         await self._commit()
-        await self._send({"type": "http.response.body", "body": last + openai.DONE})
+        await self._send({"type": "http.response.body", "body": last})
 
     def _event(self, choice: Choice, piece: Piece | None) -> bytes:
-        """The chunks of one event; of the very last one they wait for `end`."""
-        chunks = self._chunks[choice.index]
+        """The events of one piece, or of a choice's end; of the very last one they wait for `end`."""
         if piece is not None:
-            return chunks.piece(piece)
+            return self._script.piece(choice, piece)
         self._open.discard(choice.index)
         self._last = choice
-        return chunks.finish(choice.reason, None) if self._open else b""
-
-    def _roles(self) -> bytes:
-        """The first chunks of all choices in their order, once: OpenAI's own client takes the first it sees for 0."""
-        return b"".join(chunks.role() for chunks in self._chunks)
+        return self._script.ended(choice) if self._open else b""
 
     async def _commit(self) -> None:
         """Sends the status line, once. From here on a failure is an event."""
@@ -175,6 +205,7 @@ class _Stream:
         if exchange.status:
             return
         exchange.streaming = True
+        exchange.last_event = self._script.fault
         headers = encoded([*sse.HEADERS, ("x-cx-generation-id", self._work.generation)])
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 

@@ -110,7 +110,7 @@ def _unchecked(error: Uncheckable | CheckerDown, ask: ChatAsk) -> Fault:
     """What the client is told of an answer that nobody can check: it is its schema, or this gateway is too busy."""
     if isinstance(error, CheckerDown):
         return Fault(Condition.OVERLOADED, None, {"model": ask.job.model}, BUSY_RETRY_S)
-    param = next((rule.param for rule in ask.demand.rules), "response_format")
+    param = next((rule.param for rule in ask.demand.rules), ask.form_param)
     return Fault(Condition.SCHEMA_INVALID, param, {"problem": str(error)})
 
 
@@ -215,8 +215,11 @@ class _Run:
             raise error
         if isinstance(error, AnswerRefused) or (choice.refused and fault.condition in NOBODY_ELSE):
             return Fault(Condition.SCHEMA_VIOLATED, None, {"problem": choice.problem})
-        if fault.condition is Condition.SCHEMA_INVALID and self.work.ask.job.form is AnswerForm.TEXT:
-            return Fault(fault.condition, "tools", fault.words)  # there is no other schema
+        if fault.condition is Condition.SCHEMA_INVALID:
+            only_tools = self.work.ask.job.form is AnswerForm.TEXT  # there is no other schema
+            return Fault(fault.condition, "tools" if only_tools else self.work.ask.form_param, fault.words)
+        if fault.condition is Condition.CONTEXT_EXCEEDED:
+            return Fault(fault.condition, self.work.ask.input_param, fault.words)
         return fault
 
     def _end(self, outcome: Outcome) -> None:

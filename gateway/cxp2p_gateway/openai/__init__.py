@@ -17,6 +17,8 @@ from cxp2p_gateway.openai.answer import (
 from cxp2p_gateway.openai.ask import ChatAsk, chat_ask
 from cxp2p_gateway.openai.embeddings import EmbedAsk, EmbedRules, TokenInput, embed_ask, embeddings_json, fitted
 from cxp2p_gateway.openai.listing import SUPPORTED, model_list, model_object
+from cxp2p_gateway.openai.response_answer import Head, ResponseEvents, items_of
+from cxp2p_gateway.openai.response_ask import ResponseAsk, response_ask
 from cxp2p_gateway.openai.speech import (
     SpeechAsk,
     audio_event,
@@ -34,6 +36,9 @@ __all__ = [
     "Chunks",
     "EmbedAsk",
     "EmbedRules",
+    "Head",
+    "ResponseAsk",
+    "ResponseEvents",
     "SpeechAsk",
     "TokenInput",
     "Whole",
@@ -46,10 +51,12 @@ __all__ = [
     "embeddings_json",
     "finish_reason",
     "fitted",
+    "items_of",
     "logprobs_object",
     "model_list",
     "model_object",
     "reasoning_units",
+    "response_ask",
     "speech_ask",
     "tts_ask",
     "usage",

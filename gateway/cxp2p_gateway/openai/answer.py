@@ -89,11 +89,15 @@ class Whole:
         self._reasoning: list[str] = []
         self._names: dict[int, str] = {}
         self._arguments: dict[int, list[str]] = {}
-        self._logprobs: list[Logprob] = []
+        self.logprobs: list[Logprob] = []
 
     @property
     def text(self) -> str:
         return "".join(self._texts)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
 
     @property
     def calls(self) -> list[tuple[str, str]]:
@@ -104,7 +108,7 @@ class Whole:
         """Adds a piece. `size` is then about the characters that are held."""
         self._texts.append(piece.text)
         self._reasoning.append(piece.reasoning)
-        self._logprobs += piece.logprobs
+        self.logprobs += piece.logprobs
         self.size += len(piece.text) + len(piece.reasoning)
         self.size += sum(64 * (1 + len(each.top)) for each in piece.logprobs)
         for part in piece.calls:
@@ -117,7 +121,7 @@ class Whole:
         """One choice of a completion."""
         text = self.text
         message: dict[str, object] = {"role": "assistant", "content": text, "refusal": None}
-        if reasoning := "".join(self._reasoning):
+        if reasoning := self.reasoning:
             message["reasoning_content"] = reasoning
         calls = [{"name": name, "arguments": arguments} for name, arguments in self.calls]
         if calls:
@@ -129,7 +133,7 @@ class Whole:
                 {"id": _call_id(generation, index, number), "type": "function", "function": function}
                 for number, function in enumerate(calls)
             ]
-        logprobs = logprobs_object(self._logprobs) if ask.job.logprobs is not None else None
+        logprobs = logprobs_object(self.logprobs) if ask.job.logprobs is not None else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 

@@ -36,6 +36,7 @@ class ChatAsk:
     """A chat request: the job, how often, and how its answer is wanted.
 
     `demand`: what each answer must be. `older_calls`: calls are wanted as `function_call`, as they were before tools.
+    `input_param`, `form_param`: the parameters that say what to answer, and in which form.
     """
 
     job: ChatJob
@@ -44,6 +45,8 @@ class ChatAsk:
     choices: int = 1
     demand: Demand = NOTHING
     older_calls: bool = False
+    input_param: str = "messages"
+    form_param: str = "response_format"
 
     def job_of(self, index: int) -> ChatJob:
         """The job of one choice. Each draws with the seed after the last one's: they differ, and can be repeated."""
@@ -77,15 +80,13 @@ def chat_ask(body: dict[str, Any]) -> ChatAsk:
     completion_tokens_max = fields.whole("max_completion_tokens", 1, None)
     limit = tokens_max if completion_tokens_max is None else completion_tokens_max
     turns = _messages(messages)
-    stops, sampling = _stops(fields), _sampling(fields)
+    stops, sampling = _stops(fields), sampling_of(fields)
     if must_have_form(form, toolbox):
         stops = ()  # the form says where the answer ends; a stop string would only break it
     demand = demand_of(form, toolbox, streamed=stream) if not stops else NOTHING
-    if len(model) > MODEL_LENGTH_MAX or not _is_unicode(model):
-        raise Fault(Condition.MODEL_UNKNOWN, "model", {"model": model})
     return ChatAsk(
         job=ChatJob(
-            model=model,
+            model=known_name(model),
             messages=turns,
             max_tokens=None if limit is None else min(limit, TOKENS_MAX),
             stop=stops,
@@ -105,6 +106,13 @@ def chat_ask(body: dict[str, Any]) -> ChatAsk:
         demand=demand,
         older_calls=toolbox.older,
     )
+
+
+def known_name(model: str) -> str:
+    """`model`, if it can be the name of one. Raises Fault."""
+    if len(model) > MODEL_LENGTH_MAX or not _is_unicode(model):
+        raise Fault(Condition.MODEL_UNKNOWN, "model", {"model": model})
+    return model
 
 
 def _refuse_unsupported(fields: Fields) -> None:
@@ -131,7 +139,9 @@ def _thinking(fields: Fields) -> bool | None:
     return effort != "none"
 
 
-def _sampling(fields: Fields) -> Sampling:
+def sampling_of(fields: Fields) -> Sampling:
+    """How the next token is drawn."""
+
     def number(name: str, least: float, most: float, default: float) -> float:
         value = fields.number(name, least, most)
         return default if value is None else value

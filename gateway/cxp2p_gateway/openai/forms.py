@@ -44,12 +44,15 @@ class Toolbox:
         return {tool.name: self.rules[tool.name] for tool in self.tools if forced or tool.name in self.strict}
 
 
-def tools_of(fields: Fields) -> Toolbox:
-    """`tools`, `tool_choice` and `parallel_tool_calls`, or the older `functions` and `function_call`."""
+def tools_of(fields: Fields, *, flat: bool = False) -> Toolbox:
+    """`tools`, `tool_choice` and `parallel_tool_calls`, or the older `functions` and `function_call`.
+
+    `flat`: a tool is its function, as in the Responses API, and there is nothing older.
+    """
     listed = fields.list("tools") or []
     ranged_length(len(listed), 0, TOOLS_MAX, "tools", "tools")
-    functions = [_function_of(as_fields(raw, f"tools[{index}]")) for index, raw in enumerate(listed)]
-    older = fields.list("functions") or []
+    functions = [_function_of(as_fields(raw, f"tools[{index}]"), flat) for index, raw in enumerate(listed)]
+    older = (None if flat else fields.list("functions")) or []
     ranged_length(len(older), 0, TOOLS_MAX - len(functions), "functions", "functions")
     functions += [as_fields(raw, f"functions[{index}]") for index, raw in enumerate(older)]
     tools: dict[str, Tool] = {}
@@ -69,15 +72,18 @@ def tools_of(fields: Fields) -> Toolbox:
         rules=rules,
         strict=frozenset(strict),
     )
-    return _chosen(fields, box)
+    older_choice = not flat and fields.has("function_call") and not fields.has("tool_choice")
+    return _chosen(fields, box, "function_call" if older_choice else "tool_choice")
 
 
-def _function_of(fields: Fields) -> Fields:
+def _function_of(fields: Fields, flat: bool) -> Fields:
     kind = fields.text("type")
-    if kind == "custom":
+    if kind == "custom" or (flat and kind and kind != "function"):
         raise unsupported(fields.param("type"), "only tools of type 'function' are available")
     if kind != "function":
         raise out_of_range(fields.param("type"), "it is not 'function'")
+    if flat:
+        return fields
     function = fields.object("function")
     if function is None:
         raise invalid_type(fields.param("function"), "expected an object, got null")
@@ -98,8 +104,7 @@ def _tool(fields: Fields) -> Tool:
     )
 
 
-def _chosen(fields: Fields, box: Toolbox) -> Toolbox:
-    name = "tool_choice" if fields.has("tool_choice") or not fields.has("function_call") else "function_call"
+def _chosen(fields: Fields, box: Toolbox, name: str) -> Toolbox:
     wanted = fields.any(name)
     if wanted is None:
         return box
@@ -171,7 +176,24 @@ def form_of(fields: Fields) -> Format:
         given = as_fields(wanted, param)
         kind, param = given.text("type"), given.param("type")
         if kind == "json_schema":
-            return _schema_of(given)
+            described = given.object("json_schema")
+            if described is None:
+                raise invalid_type(given.param("json_schema"), "expected an object, got null")
+            return _schema_of(described)
+    return _plain_form(kind, param)
+
+
+def text_form_of(fields: Fields) -> Format:
+    """What `text.format` asks for, as the Responses API has it."""
+    text = fields.object("text")
+    given = None if text is None else text.object("format")
+    if given is None:
+        return Format(form=AnswerForm.TEXT)
+    kind = given.text("type")
+    return _schema_of(given) if kind == "json_schema" else _plain_form(kind, given.param("type"))
+
+
+def _plain_form(kind: str | None, param: str) -> Format:
     if kind in ("json", "json_object"):
         return Format(form=AnswerForm.JSON_OBJECT)
     if kind != "text":
@@ -179,10 +201,7 @@ def form_of(fields: Fields) -> Format:
     return Format(form=AnswerForm.TEXT)
 
 
-def _schema_of(given: Fields) -> Format:
-    described = given.object("json_schema")
-    if described is None:
-        raise invalid_type(given.param("json_schema"), "expected an object, got null")
+def _schema_of(described: Fields) -> Format:
     name = described.text("name")
     if name is None or not _TOOL_NAME.fullmatch(name):
         raise out_of_range(described.param("name"), "it is not 1 to 64 letters, digits, underscores and hyphens")
