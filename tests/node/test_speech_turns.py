@@ -40,11 +40,17 @@ def reading(job: int, *parts: str, credit: int = 100) -> Reading:
 
 def test_the_first_sound_is_short_and_others_are_long() -> None:
     """And all threads have something to do, if it is worth it."""
-    assert ranges_of(400, 1, first=True) == [(0, FIRST_FRAMES), (24, 149), (149, 274), (274, 400)]
-    assert ranges_of(400, 1, first=False) == [(0, 133), (133, 266), (266, 400)]
+    assert ranges_of(400, 1, first=True) == [(0, FIRST_FRAMES), (24, 212), (212, 400)]
+    assert ranges_of(500, 1, first=False) == [(0, 166), (166, 333), (333, 500)]
     assert ranges_of(150, 2, first=False) == [(0, 75), (75, 150)]
     assert ranges_of(150, 1, first=False) == [(0, 150)]
     assert ranges_of(40, 2, first=True) == [(0, 40)]
+
+
+def test_two_threads_are_ready_at_the_same_time() -> None:
+    """Whoever says the beginning says less of the rest."""
+    assert ranges_of(300, 2, first=True) == [(0, 24), (24, 174), (174, 300)]
+    assert ranges_of(500, 2, first=False) == [(0, 125), (125, 250), (250, 375), (375, 500)]
 
 
 @given(st.integers(1, 5000), st.integers(1, 8), st.booleans())

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 from cxp2p_node.engines.speech_voice import Sentence, Stop
 
 FIRST_FRAMES: Final = 24  # a quarter of a second, which takes 20 ms
-FRAMES_MAX: Final = 160  # about two seconds, which take 0.1 s: what others wait for
+FRAMES_MAX: Final = 224  # 2.6 seconds, which take 0.13 s: what others wait for
 FRAMES_MIN: Final = 64  # what is still worth a thread of its own
 
 
@@ -102,14 +102,16 @@ class Reading:
 
 
 def ranges_of(frames: int, threads: int, *, first: bool) -> list[tuple[int, int]]:
-    """Which of a sentence's frames are said together: in few ranges, but one for each thread if it is worth it.
+    """Which of a sentence's frames are said together: as few ranges as keep all threads at work to the end.
 
-    `first`: with them the job's sound begins.
+    `first`: with them the job's sound begins. Whoever says its beginning has less to say later.
     """
     begin = FIRST_FRAMES if first and frames > FIRST_FRAMES + FRAMES_MIN // 2 else 0
     left = frames - begin
-    count = max(-(-left // FRAMES_MAX), min(threads, left // FRAMES_MIN), 1)
-    edges = [begin + left * number // count for number in range(count + 1)]
+    rounds = -(-frames // (FRAMES_MAX * threads))
+    count = max(1, min(rounds * threads, left // FRAMES_MIN))
+    shared = left + (begin if threads > 1 and count % threads == 0 else 0)
+    edges = [*(begin + shared * number // count for number in range(count)), frames]
     return [*([(0, begin)] if begin else []), *pairwise(edges)]
 
 
