@@ -148,7 +148,7 @@ def _routes(
         **alive,
     }
     for path, methods in served.items():
-        methods.path = path
+        methods.path = path.replace(":path}", "}")
     routes = [Route(path, methods) for path, methods in alive.items()]
     return routes + [Route(base + path, methods) for base in BASES for path, methods in served.items()]
 

@@ -32,6 +32,7 @@ from cxp2p_gateway.asking import Caller, ModelCard
 from cxp2p_gateway.exchange import Outside
 from cxp2p_gateway.faults import Base, Fault, row_of, text_of
 from cxp2p_gateway.http import Front, make_app
+from cxp2p_gateway.metrics import Metrics
 from cxp2p_gateway.openai import chat_ask
 from cxp2p_gateway.origins import CrowdRules
 from cxp2p_gateway.schemas import Schemas
@@ -271,10 +272,11 @@ def front(
     seed: int = 1,
     schemas: Schemas | None = None,
     crowd_rules: CrowdRules | None = None,
+    metrics: Metrics | None = None,
 ) -> Front:
     """The real front over `door`, with a wall clock that stands still and ids from a seed."""
     outside = Outside(wall_ms=lambda: WALL_MS, rng=Random(seed))
-    return make_app(door, patience, outside=outside, schemas=schemas, crowd_rules=crowd_rules)
+    return make_app(door, patience, outside=outside, schemas=schemas, crowd_rules=crowd_rules, metrics=metrics)
 
 
 @dataclass

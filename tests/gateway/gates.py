@@ -14,6 +14,7 @@ from cxp2p.ledger import Hold
 from cxp2p.records import Piece
 from cxp2p_gateway.asking import Caller
 from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
+from cxp2p_gateway.metrics import Metrics
 from cxp2p_gateway.store import Store, StoreError, Tables
 from cxp2p_gateway.store.memory import MemoryTables
 from worlds import World, chat_job, world
@@ -51,6 +52,7 @@ class Gateway:
     net: Net
     store: Store
     disk: Disk
+    metrics: Metrics
     texts: list[str] = field(default_factory=list)
 
     async def ask(
@@ -100,8 +102,9 @@ async def open_gate(here: World, *, credit: int = CREDIT, options: DispatchOptio
         assert not disk.tables.open_holds()
 
     here.stack.push_async_callback(check)
-    running = open_dispatch(net, store, here.wall_ms, options, ["from the catalogue"])
-    return Gateway(await here.stack.enter_async_context(running), net, store, disk)
+    metrics = Metrics()
+    running = open_dispatch(net, store, here.wall_ms, options, ["from the catalogue"], metrics)
+    return Gateway(await here.stack.enter_async_context(running), net, store, disk, metrics)
 
 
 @asynccontextmanager

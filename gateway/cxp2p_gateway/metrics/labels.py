@@ -27,8 +27,12 @@ ENDS: Final = {
     "InsufficientCredit": "insufficient_credit",
     "JobFailed": "failed",
     "JobRefused": "refused",
+    "KeyEnded": "key_ended",
+    "KeyForbids": "key_forbids",
     "NoNode": "no_node",
+    "Overloaded": "overloaded",
     "PeerUnreachable": "unreachable",
+    "RateLimited": "rate_limited",
     "ReceiptInvalid": "receipt_invalid",
     "StoreError": "store",
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Final
 
 import h11
@@ -62,7 +63,7 @@ class MetricsServer:
             ("connection", "close"),
             *([("allow", "GET, HEAD")] if status == 405 else []),
         ]
-        said = http.send(h11.Response(status_code=status, headers=headers)) or b""
+        said = http.send(h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase)) or b""
         if request is None or request.method != b"HEAD":
             said += http.send(h11.Data(data=body)) or b""
         with trio.move_on_after(REQUEST_S):
