@@ -11,6 +11,7 @@ import trio
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import cxp2p
 from cxp2p.client import Settlement
 from cxp2p.egress import EgressRules, rules_of
 from cxp2p.known_models import name_of
@@ -32,6 +33,7 @@ from cxp2p_gateway.middleware import (
     send_json,
 )
 from cxp2p_gateway.openai import EmbedRules
+from cxp2p_gateway.openapi import serving
 from cxp2p_gateway.origins import CrowdRules, Crowds
 from cxp2p_gateway.reading import BodyBudget
 from cxp2p_gateway.responses import response_of
@@ -133,7 +135,13 @@ def _routes(
     tts = Speech(door, outside, patience, budget, places, openai.tts_ask)
     speech = Speech(door, outside, patience, budget, places, openai.speech_ask)
     scrape = ScrapeEndpoint(door, outside, patience, budget, places, egress)
-    alive = {"/health": Methods(GET=_health), "/ready": Methods(GET=_Ready(door))}
+    told, page = serving.endpoints(cxp2p.__version__)
+    keyless = {
+        "/health": Methods(GET=_health),
+        "/ready": Methods(GET=_Ready(door)),
+        "/openapi.json": Methods(GET=told),
+        "/docs": Methods(GET=page),
+    }
     served: dict[str, Methods] = {
         "/chat/completions": Methods(POST=admitted(chat)),
         "/responses": Methods(POST=admitted(responses)),
@@ -145,11 +153,11 @@ def _routes(
         "/models": Methods(GET=admitted(_Models(door, embed_rules))),
         "/models/{model:path}": Methods(GET=admitted(_Model(door, embed_rules))),
         "/receipts/{generation}": Methods(GET=admitted(_Receipt(door))),
-        **alive,
+        **keyless,
     }
     for path, methods in served.items():
         methods.path = path.replace(":path}", "}")
-    routes = [Route(path, methods) for path, methods in alive.items()]
+    routes = [Route(path, methods) for path, methods in keyless.items()]
     return routes + [Route(base + path, methods) for base in BASES for path, methods in served.items()]
 
 

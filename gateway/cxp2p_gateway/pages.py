@@ -17,6 +17,8 @@ from cxp2p_gateway.openai.ask import MODEL_LENGTH_MAX
 
 AGE_S_MAX: Final = 30 * 86_400
 WAIT_MS_MAX: Final = 30_000
+TIMEOUT_S_MAX: Final = 60
+TIMEOUT_S: Final = 30
 LETTERS_AT_ONCE: Final = 64 * 1024  # are written before others get their turn: a millisecond
 
 TEXTS: Final[Mapping[PageFault, str]] = MappingProxyType(
@@ -77,7 +79,7 @@ def scrape_ask(body: dict[str, Any]) -> ScrapeAsk:
     ranged_length(len(urls), 1, URLS_MAX, "urls", "URLs")
     form = fields.choice("format", [each.value for each in PageForm])
     main_only = fields.flag("only_main_content")
-    timeout_s = fields.whole("timeout", 1, 60)
+    timeout_s = fields.whole("timeout", 1, TIMEOUT_S_MAX)
     render = fields.choice("render", [each.value for each in Render])
     ask = ScrapeAsk(
         model=fields.text("model") or MODEL,
@@ -85,7 +87,7 @@ def scrape_ask(body: dict[str, Any]) -> ScrapeAsk:
         form=PageForm(form or PageForm.MARKDOWN),
         main_only=main_only is not False,
         links=fields.flag("include_links") or False,
-        timeout_s=30 if timeout_s is None else timeout_s,
+        timeout_s=TIMEOUT_S if timeout_s is None else timeout_s,
         age_s_max=fields.whole("max_age", 0, AGE_S_MAX) or 0,
         render=Render(render or Render.NEVER),
         wait_ms=fields.whole("wait_for", 0, WAIT_MS_MAX) or 0,

@@ -23,6 +23,7 @@ async def get(path: str, method: str = "GET", door: MemoryDoor = READY, **option
 NO_AUTHORIZATION = "Missing or invalid authorization header"
 PROTECTED = [
     ("POST", "/chat/completions"),
+    ("POST", "/responses"),
     ("POST", "/embeddings"),
     ("GET", "/models"),
     ("GET", "/models/smollm2:135m"),
@@ -61,7 +62,7 @@ async def test_who_has_no_key_gets_in_nowhere(
 
 
 def test_every_route_is_protected_or_changes_nothing() -> None:
-    """Enumerated: what is not behind a key is GET, and only health and readiness."""
+    """Enumerated: what is not behind a key is GET, and only health, readiness and what describes the gateway."""
     open_paths = set()
     for route in front(READY).routes:
         assert isinstance(route.app, Methods)
@@ -69,7 +70,9 @@ def test_every_route_is_protected_or_changes_nothing() -> None:
             if not isinstance(endpoint, Admitted):
                 assert method == "GET"
                 open_paths.add(route.path)
-    assert open_paths == {base + path for base in ("", *BASES) for path in ("/health", "/ready")}
+    assert open_paths == {
+        base + path for base in ("", *BASES) for path in ("/health", "/ready", "/openapi.json", "/docs")
+    }
 
 
 @pytest.mark.parametrize(
