@@ -41,7 +41,7 @@ class Reply:
 class Client:
     """One connection to the server. It sends what it is told to, right or wrong."""
 
-    def __init__(self, stream: trio.StapledStream) -> None:
+    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self.stream = stream
         self._parser = h11.Connection(h11.CLIENT)
 
