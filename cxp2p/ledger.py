@@ -51,7 +51,10 @@ class HoldState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """Credit set aside. `charge` and `target` are what was posted, and to whom."""
+    """Credit set aside. `charge` and `target` are what was posted, and to whom.
+
+    `key`, `request`: what it is for, in the words of whoever keeps the book; no rule here depends on them.
+    """
 
     id: str
     account: str
@@ -60,6 +63,8 @@ class Hold:
     state: HoldState = HoldState.OPEN
     charge: int = 0
     target: str = ""
+    key: str = ""
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +121,9 @@ def transfer(book: Book, transfer_id: str, source: str, target: str, amount: int
     return Change(transfers=(wanted,), accounts=_moved(giver, book.account(target), amount))
 
 
-def reserve(book: Book, hold_id: str, account_id: str, amount: int, expires_at_ms: int) -> Change:
+def reserve(
+    book: Book, hold_id: str, account_id: str, amount: int, expires_at_ms: int, *, key: str = "", request: str = ""
+) -> Change:
     """Holds `amount` of an account. Raises InsufficientCredit, LedgerError; an id of a hold that ended is an error."""
     known = book.hold(hold_id)
     if known is not None:
@@ -128,7 +135,7 @@ def reserve(book: Book, hold_id: str, account_id: str, amount: int, expires_at_m
     _check_amount(amount)
     account = book.account(account_id)
     _check_available(account, amount)
-    hold = Hold(id=hold_id, account=account_id, amount=amount, expires_at_ms=expires_at_ms)
+    hold = Hold(id=hold_id, account=account_id, amount=amount, expires_at_ms=expires_at_ms, key=key, request=request)
     return Change(holds=(hold,), accounts=(replace(account, held=account.held + amount),))
 
 
@@ -160,7 +167,12 @@ def void(book: Book, hold_id: str) -> Change:
 
 def void_all(book: Book) -> Change:
     """Ends every open hold: for books whose keeper died, as nobody else knows of them any more."""
-    return _free(book, book.open_holds(), HoldState.VOIDED)
+    return void_left(book, book.open_holds())
+
+
+def void_left(book: Book, left: Iterable[Hold]) -> Change:
+    """Ends those of the book's open holds whose keeper died."""
+    return _free(book, left, HoldState.VOIDED)
 
 
 def expire(book: Book, wall_ms: int) -> Change:

@@ -85,7 +85,7 @@ install_packages() {
     [ -t 1 ] && bar=on
     say "installing packages; llama.cpp is compiled here, which takes some minutes the first time"
     PIP_DISABLE_PIP_VERSION_CHECK=1 "$VENV/bin/python" -m pip install --no-input --progress-bar "$bar" \
-        --constraint constraints.txt --editable '.[node,gateway,speech,audio,test]' ||
+        --constraint constraints.txt --editable '.[node,gateway,postgres,speech,audio,test]' ||
         stop "pip could not install the packages: its lines above say why; make again goes on from here"
 }
 

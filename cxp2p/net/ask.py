@@ -191,11 +191,12 @@ class Asker:
     async def _attempt(self, attempt: Attempt, run: _Run, entry: Entry) -> None:
         entry.jobs += 1  # before the first wait: jobs that come together must not all choose the same node
         try:
-            await run.books.reserve(attempt.order, attempt.envelope)
+            try:
+                await run.books.reserve(attempt.order, attempt.envelope)
+            except CxError:  # the order never left
+                self._lanes.give_back(attempt.order.node, attempt.lane)
+                raise
             await self._attempt_held(attempt, run)
-        except InsufficientCredit:
-            self._lanes.give_back(attempt.order.node, attempt.lane)
-            raise
         finally:
             entry.jobs -= 1
 

@@ -14,8 +14,9 @@ import trio
 
 from cxp2p_gateway.asking import Caller
 from cxp2p_gateway.exchange import ulid
-from cxp2p_gateway.keys import Key, NewKey, key_id, make_key, matches, usable
+from cxp2p_gateway.keys import Key, NewKey, key_id, make_key, opens, usable
 from cxp2p_gateway.store import Store, StoreError
+from cxp2p_gateway.store.rows import User
 
 log = logging.getLogger("cxp2p.accounts")
 
@@ -39,38 +40,55 @@ class FirstAccount:
     key: str = field(repr=False)
 
 
+def new_user(wall_ms: int, rng: Random) -> User:
+    """Somebody who cannot log in yet, with an id of their own."""
+    return User(id=f"usr_{ulid(wall_ms, rng)}", created_at_ms=wall_ms)
+
+
 async def found_account(store: Store, credit: int, wall_ms: int, rng: Random) -> FirstAccount | None:
-    """Makes the one account with `credit` µcredits and a key; None if there is one already.
+    """Makes the operator's own account with `credit` µcredits and a key; None if there is an account already.
 
     `rng` must be fit for secrets: a SystemRandom.
     """
     made = make_key(rng.randbytes)
-    user_id = f"user_{ulid(wall_ms, rng)}"
-    if not await store.found(user_id, _kept(made, user_id, wall_ms), credit):
+    user = replace(new_user(wall_ms, rng), is_admin=True)
+    if not await store.found(user, kept(made, user.id, wall_ms), credit):
         return None
-    return FirstAccount(user_id=user_id, key=made.text)
+    return FirstAccount(user_id=user.id, key=made.text)
 
 
 async def issue_key(store: Store, account: str, wall_ms: int, rng: Random) -> str:
     """One more key for an account, for instance because its first was lost. `rng` must be fit for secrets."""
     made = make_key(rng.randbytes)
-    await store.put_key(_kept(made, account, wall_ms))
+    await store.put_key(kept(made, account, wall_ms))
     return made.text
 
 
-def _kept(made: NewKey, account: str, wall_ms: int) -> Key:
+def kept(made: NewKey, account: str, wall_ms: int) -> Key:
+    """What is kept of a new base key."""
     return Key(id=made.id, account=account, digest=made.digest, created_at_ms=wall_ms)
 
 
 class Accounts:
-    """Recognises callers. Keys that proved right are remembered: a request needs no disk. Wrong ones never are."""
+    """Recognises callers. Keys that proved right are remembered: a request needs no disk. Wrong ones never are.
 
-    def __init__(self, store: Store, wall_ms: Callable[[], int], rule: UserIdRule = UserIdRule.MATCH) -> None:
+    `is_alone`: no other process changes keys. Otherwise none is remembered, so that a revoked one ends at once.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        wall_ms: Callable[[], int],
+        rule: UserIdRule = UserIdRule.MATCH,
+        *,
+        is_alone: bool = True,
+    ) -> None:
         self._store = store
+        self._is_alone = is_alone
         self._wall_ms = wall_ms
         self._rule = rule
         self._remembered: OrderedDict[str, Key] = OrderedDict()
-        self._revocations = 0
+        self._changes = 0
         self._look_ups = trio.CapacityLimiter(LOOK_UPS_MAX)
 
     async def authenticate(self, token: str, user_id: str | None) -> Caller | None:
@@ -80,30 +98,34 @@ class Accounts:
             return None
         key = self._remembered.get(wanted)
         if key is None:
-            revocations = self._revocations
+            changes = self._changes
             async with self._look_ups:
                 key = await self._store.key(wanted)
-            if key is None or not matches(token, key.digest):
+            if key is None or not opens(token, key, self._wall_ms()):
                 return None
-            if revocations == self._revocations:
+            if changes == self._changes:
                 self._remember(key)
-        elif not matches(token, key.digest):
+        elif not opens(token, key, self._wall_ms()):
             return None
         wall_ms = self._wall_ms()
         if not usable(key, wall_ms) or not self._is_owner(key, user_id):
             return None
         await self._note_use(key, wall_ms)
-        return Caller(account=key.account, key=key.id)
+        return Caller(account=key.account, key=key.id, services=key.services, models=key.models, kind=key.kind)
 
     async def revoke(self, key: str) -> bool:
         """Ends a key, by its id, from this moment on. False if there is no such key."""
         wall_ms = self._wall_ms()
-        known = await self._store.change_key(
-            key, lambda kept: replace(kept, revoked_at_ms=kept.revoked_at_ms or wall_ms)
+        return (
+            await self.change(key, lambda kept: replace(kept, revoked_at_ms=kept.revoked_at_ms or wall_ms)) is not None
         )
-        self._revocations += 1
+
+    async def change(self, key: str, change: Callable[[Key], Key]) -> Key | None:
+        """Makes of a key, by its id, what `change` says, from this moment on. None if there is no such key."""
+        changed = await self._store.change_key(key, change)
+        self._changes += 1
         self._remembered.pop(key, None)
-        return known is not None
+        return changed
 
     def _is_owner(self, key: Key, user_id: str | None) -> bool:
         if user_id is None:
@@ -111,6 +133,8 @@ class Accounts:
         return user_id == key.account
 
     def _remember(self, key: Key) -> None:
+        if not self._is_alone:
+            return
         self._remembered[key.id] = key
         self._remembered.move_to_end(key.id)
         if len(self._remembered) > KEYS_REMEMBERED_MAX:

@@ -15,6 +15,7 @@ from cxp2p.client import Embeddings, Emit, Hear, Judge, Outcome, Scraped, Settle
 from cxp2p.embed import Input
 from cxp2p.errors import CxError
 from cxp2p.records import Job, Prices, ScrapeJob, Service
+from cxp2p_gateway.keys import Kind
 
 __all__ = [
     "Caller",
@@ -40,10 +41,20 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks: the ids of an account and of the key that was shown. Never the key itself."""
+    """Who asks: the ids of an account and of the key that was shown. Never the key itself.
+
+    `services`, `models`: what the key is for; empty: all. `app`, `origin`: what the client calls itself, and where it
+    says that it is from. `streamed`: the answer is.
+    """
 
     account: str
     key: str
+    kind: Kind = Kind.BASE
+    services: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    app: str = ""
+    origin: str = ""
+    streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -19,18 +19,18 @@ from cxp2p.records import Countersign, FailureCode, Job, Order, Receipt, ScrapeJ
 from cxp2p.scrape import shares_max
 from cxp2p.wire import decode
 from cxp2p_gateway.asking import Caller, ModelCard, Overloaded
+from cxp2p_gateway.books import JobBooks, RatesSeen
+from cxp2p_gateway.limits import Counted, forbid
 from cxp2p_gateway.listing import KnownModels, cards, live
 from cxp2p_gateway.metrics import Metrics
 from cxp2p_gateway.metrics.asks import Ask
-from cxp2p_gateway.metrics.money import MoneyMeter
+from cxp2p_gateway.rates import Rate
 from cxp2p_gateway.store import Generation, Store, StoreError
 
 log = logging.getLogger("cxp2p.dispatch")
 
 R = TypeVar("R")
 
-HOLD_GRACE_MS: Final = 120_000  # after a job's deadline: a hold that is still open then was forgotten, which is a bug
-HOLD_LIFE_S_MAX: Final = 86_400.0
 UPKEEP_S: Final = 5.0
 FORGOTTEN_STEP: Final = 200  # receipts in one write, some milliseconds: jobs wait for the same disk
 FORGETTING_PAUSE_S: Final = 0.1  # between two writes while there are more
@@ -55,60 +55,6 @@ class DispatchOptions:
     kept_max: int = 1_000_000
 
 
-class JobBooks:
-    """The `Books` of one job: its orders are held, posted and voided in the store, on its caller's account."""
-
-    def __init__(
-        self,
-        store: Store,
-        caller: Caller,
-        generation: str,
-        wall_ms: Callable[[], int],
-        life_s: float,
-        meter: MoneyMeter,
-    ) -> None:
-        self._store = store
-        self._meter = meter
-        self._caller = caller
-        self._generation = generation
-        self._wall_ms = wall_ms
-        self._expires_at_ms = wall_ms() + round(min(life_s, HOLD_LIFE_S_MAX) * 1000) + HOLD_GRACE_MS
-
-    async def reserve(self, order: Order, envelope: bytes) -> None:
-        """Holds the most that the order may cost. Raises InsufficientCredit."""
-        with self._meter.reserving():
-            await self._store.reserve(order.order_id.hex(), self._caller.account, order.max_charge, self._expires_at_ms)
-
-    async def settle(self, settlement: Settlement) -> None:
-        """Posts the countersigned charge to the node's account, and keeps what was signed."""
-        order, agreed = settlement.order, settlement.countersign
-        with self._meter.posting(order.service, agreed.charge):
-            await self._store.settle(
-                Generation(
-                    order_id=order.order_id.hex(),
-                    id=self._generation,
-                    account=self._caller.account,
-                    key=self._caller.key,
-                    model=order.model,
-                    node=order.node,
-                    charge=agreed.charge,
-                    in_units=agreed.in_units,
-                    out_units=agreed.out_units,
-                    finish=settlement.receipt.finish.value,
-                    created_at_ms=self._wall_ms(),
-                    order_envelope=settlement.order_envelope,
-                    receipt_envelope=settlement.receipt_envelope,
-                    countersign_envelope=settlement.countersign_envelope,
-                )
-            )
-
-    async def void(self, order: Order, reason: str) -> None:
-        """Gives the hold back."""
-        log.debug("order %s is void: %s", order.order_id.hex(), reason)
-        with self._meter.voiding():
-            await self._store.void(order.order_id.hex())
-
-
 class Dispatch:
     """Does callers' jobs over a `Net`, and tells what the network offers. Make one with `open_dispatch`."""
 
@@ -131,9 +77,14 @@ class Dispatch:
         self._opened_at = trio.current_time()
         self._cards: tuple[ModelCard, ...] = ()
         self._cards_until = float("-inf")
+        self._rates = RatesSeen()
 
     def __repr__(self) -> str:
         return f"<Dispatch {self.running} jobs of {self._options.jobs_max}>"
+
+    def rates(self, caller: Caller) -> Mapping[Counted, Rate]:
+        """Where the rates of the caller's key stood when it last asked; nothing for a key without any."""
+        return self._rates.of(caller.key)
 
     # Jobs.
 
@@ -148,6 +99,7 @@ class Dispatch:
         judge: Judge | None = None,
     ) -> Outcome:
         """Does one job on the caller's account; see `Door.run`. Raises what it says there, and StoreError."""
+        forbid(caller, service_of(job), job.model)
         if self.running >= self._options.jobs_max:
             raise Overloaded(self._options.retry_after_s)
         async with self._asking(service_of(job), job.model, deadline_s, 1) as (ask, left_s):
@@ -168,6 +120,7 @@ class Dispatch:
         deadline_s: float,
     ) -> Embeddings:
         """Vectors on the caller's account; see `Door.embed`. As many jobs at once as are worth it, and have room."""
+        forbid(caller, Service.EMBED, model)
         room = self._options.jobs_max - self.running
         if room <= 0:
             raise Overloaded(self._options.retry_after_s)
@@ -184,6 +137,7 @@ class Dispatch:
         self, caller: Caller, generation: str, voice: str, text: str, hear: Hear, *, speed: float, deadline_s: float
     ) -> Spoken:
         """Speech on the caller's account; see `Door.speak`."""
+        forbid(caller, Service.SPEECH, voice)
         if self.running >= self._options.jobs_max:
             raise Overloaded(self._options.retry_after_s)
         async with self._asking(Service.SPEECH, voice, deadline_s, 1) as (ask, left_s):
@@ -196,6 +150,7 @@ class Dispatch:
         self, caller: Caller, generation: str, job: ScrapeJob, *, took: Took, deadline_s: float
     ) -> Scraped:
         """Web pages on the caller's account; see `Door.scrape`. As many jobs at once as there are hosts, and room."""
+        forbid(caller, Service.SCRAPE, job.model)
         room = self._options.jobs_max - self.running
         if room <= 0:
             raise Overloaded(self._options.retry_after_s)
@@ -221,7 +176,7 @@ class Dispatch:
             self.running -= jobs
 
     def _books(self, caller: Caller, generation: str, life_s: float) -> JobBooks:
-        return JobBooks(self._store, caller, generation, self._wall_ms, life_s, self._metrics.money)
+        return JobBooks(self._store, caller, generation, self._wall_ms, life_s, self._metrics.money, self._rates)
 
     async def _await_first_node(self, service: Service, model: str, deadline_s: float) -> None:
         """While the gateway is young: waits until its model is offered. Raises NoNode, or JobFailed at the deadline."""

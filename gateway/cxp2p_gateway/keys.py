@@ -12,17 +12,32 @@ import hmac
 import re
 from base64 import b32encode, urlsafe_b64encode
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Final
+
+from cxp2p_gateway.spending import Reset
 
 ID_BYTES: Final = 5  # 8 characters of base32
 SECRET_BYTES: Final = 32  # 43 characters of base64url
 _KEY: Final = re.compile(r"sk-cx-([a-z2-7]{8})-[A-Za-z0-9_-]{43}")
 
 
+class Kind(StrEnum):
+    """A base key has no limits, and may do what its account may. A virtual key is for one use, within its limits."""
+
+    BASE = "base"
+    VIRTUAL = "virtual"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """What is kept of a key. Times are wall-clock ms, None: never. `used_at_ms` lags behind by up to an hour."""
+    """What is kept of a key. Times are wall-clock ms, None: never. `used_at_ms` lags behind by up to an hour.
+
+    Limits, None: none. `spend_limit` is in µcredits for each period of `spend_reset`; `rpm` and `tpm` are requests and
+    tokens a minute; `parallel_max` is requests at once. `services` and `models`: empty for all. After a rotation
+    `old_digest` is that of the key before, which is good until `old_until_ms`.
+    """
 
     id: str
     account: str
@@ -31,6 +46,17 @@ class Key:
     expires_at_ms: int | None = None
     revoked_at_ms: int | None = None
     used_at_ms: int | None = None
+    kind: Kind = Kind.BASE
+    name: str = ""
+    spend_limit: int | None = None
+    spend_reset: Reset = Reset.NEVER
+    services: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    rpm: int | None = None
+    tpm: int | None = None
+    parallel_max: int | None = None
+    old_digest: bytes | None = None
+    old_until_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +68,12 @@ class NewKey:
     digest: bytes
 
 
-def make_key(random_bytes: Callable[[int], bytes]) -> NewKey:
-    """A new key from `random_bytes(count)`, which must be fit for secrets: `secrets.token_bytes`."""
-    key_id = b32encode(random_bytes(ID_BYTES)).decode().lower()
+def make_key(random_bytes: Callable[[int], bytes], key_id: str | None = None) -> NewKey:
+    """A new key from `random_bytes(count)`, which must be fit for secrets: `secrets.token_bytes`.
+
+    `key_id`: of the key that this is to be a new secret of.
+    """
+    key_id = key_id or b32encode(random_bytes(ID_BYTES)).decode().lower()
     secret = urlsafe_b64encode(random_bytes(SECRET_BYTES)).decode().rstrip("=")
     text = f"sk-cx-{key_id}-{secret}"
     return NewKey(id=key_id, text=text, digest=_digest(text))
@@ -59,6 +88,19 @@ def key_id(token: str) -> str | None:
 def matches(token: str, digest: bytes) -> bool:
     """Whether `token`, which has a key's shape, is the key with this digest. Takes as long whether it is or not."""
     return hmac.compare_digest(_digest(token), digest)
+
+
+def opens(token: str, key: Key, wall_ms: int) -> bool:
+    """Whether `token` is this key, as it is or, for as long as that is good, as it was before it was rotated."""
+    is_old = key.old_digest is not None and matches(token, key.old_digest)
+    return matches(token, key.digest) or (is_old and key.old_until_ms is not None and wall_ms < key.old_until_ms)
+
+
+def rotated(key: Key, made: NewKey, wall_ms: int, grace_ms: int) -> Key:
+    """The key with the secret of `made`, and the old one good for `grace_ms` more. One before that ends at once."""
+    if not grace_ms:
+        return replace(key, digest=made.digest, old_digest=None, old_until_ms=None)
+    return replace(key, digest=made.digest, old_digest=key.digest, old_until_ms=wall_ms + grace_ms)
 
 
 def usable(key: Key, wall_ms: int) -> bool:

@@ -15,6 +15,7 @@ from cxp2p.records import Piece
 from cxp2p_gateway.asking import Caller
 from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
 from cxp2p_gateway.metrics import Metrics
+from cxp2p_gateway.keys import Key
 from cxp2p_gateway.store import Store, StoreError, Tables
 from cxp2p_gateway.store.memory import MemoryTables
 from worlds import World, chat_job, world
@@ -96,6 +97,7 @@ async def open_gate(here: World, *, credit: int = CREDIT, options: DispatchOptio
     store = Store(disk, here.wall_ms)
     for caller in (CALLER, OTHER):
         await store.grant(f"grant-{caller.account}", caller.account, credit)
+        await store.put_key(Key(id=caller.key, account=caller.account, digest=b"", created_at_ms=0))
 
     async def check() -> None:
         assert await store.audit() == ()

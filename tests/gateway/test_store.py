@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from cxp2p.errors import CxError, InsufficientCredit
 from cxp2p.ledger import Account, LedgerError
 from cxp2p_gateway.keys import Key
-from cxp2p_gateway.store import GENERATIONS_MAX, Generation, Store
+from cxp2p_gateway.store import GENERATIONS_MAX, Generation, Store, postgres
 from cxp2p_gateway.store.memory import memory_store
+from cxp2p_gateway.store.rows import User
 from cxp2p_gateway.store.sqlite import open_store
 
 NOW_MS = 1_700_000_000_000
 LATER_MS = NOW_MS + 1000
+USER = User(id="user_1", created_at_ms=NOW_MS)
 KEY = Key(id="abcdefgh", account="user_1", digest=b"d" * 32, created_at_ms=NOW_MS)
 
 
@@ -40,12 +42,21 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Store]:
-    if request.param == "memory":
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str | None:
+    """A file's path, a server's URL, or neither."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
+    return tmp_path / "data" / "gateway.db" if request.param == "sqlite" else None
+
+
+@pytest.fixture
+async def store(place: Path | str | None, clock: Clock) -> AsyncIterator[Store]:
+    if place is None:
         yield memory_store(clock)
     else:
-        async with open_store(tmp_path / "data" / "gateway.db", clock) as opened:
+        opening = postgres.open_store(place, clock) if isinstance(place, str) else open_store(place, clock)
+        async with opening as opened:
             yield opened
 
 
@@ -71,7 +82,7 @@ def generation(order_id: str = "o1", charge: int = 7, **changes: Any) -> Generat
 
 async def test_a_job_is_paid_from_hold_to_node(store: Store) -> None:
     """Reserve, settle: the charge is the node's, the rest is free again, and what was signed is kept to the byte."""
-    await store.found("user_1", KEY, 100)
+    await store.found(USER, KEY, 100)
     await store.reserve("o1", "user_1", 60, LATER_MS)
     assert await store.balance("user_1") == Account(id="user_1", balance=100, held=60)
     await store.settle(generation())
@@ -85,7 +96,7 @@ async def test_a_job_is_paid_from_hold_to_node(store: Store) -> None:
 
 async def test_no_more_is_held_than_there_is(store: Store) -> None:
     """InsufficientCredit changes nothing, and a smaller job still fits."""
-    await store.found("user_1", KEY, 100)
+    await store.found(USER, KEY, 100)
     with pytest.raises(InsufficientCredit):
         await store.reserve("o1", "user_1", 101, LATER_MS)
     await store.reserve("o1", "user_1", 100, LATER_MS)
@@ -98,7 +109,7 @@ async def test_no_more_is_held_than_there_is(store: Store) -> None:
 
 async def test_holds_at_once_never_overdraw(store: Store) -> None:
     """Of twenty jobs at once that each may cost a tenth of the credit, ten are let in."""
-    await store.found("user_1", KEY, 100)
+    await store.found(USER, KEY, 100)
     refused: list[int] = []
 
     async def one(index: int) -> None:
@@ -117,7 +128,7 @@ async def test_holds_at_once_never_overdraw(store: Store) -> None:
 
 async def test_a_void_gives_all_back(store: Store) -> None:
     """Also when it is said twice; but a settled job cannot be voided, nor a voided one settled."""
-    await store.found("user_1", KEY, 100)
+    await store.found(USER, KEY, 100)
     for order_id in ("o1", "o2"):
         await store.reserve(order_id, "user_1", 50, LATER_MS)
     await store.void("o1")
@@ -136,7 +147,7 @@ async def test_a_void_gives_all_back(store: Store) -> None:
 
 async def test_settling_twice_pays_once(store: Store) -> None:
     """The same settlement again, as after a crash, changes nothing."""
-    await store.found("user_1", KEY, 100)
+    await store.found(USER, KEY, 100)
     await store.reserve("o1", "user_1", 50, LATER_MS)
     await store.settle(generation())
     await store.settle(generation())
@@ -147,7 +158,7 @@ async def test_settling_twice_pays_once(store: Store) -> None:
 
 async def test_a_charge_over_the_hold_is_refused_whole(store: Store) -> None:
     """Nothing is posted, nothing is kept, and the hold is still there to be ended."""
-    await store.found("user_1", KEY, 100)
+    await store.found(USER, KEY, 100)
     await store.reserve("o1", "user_1", 5, LATER_MS)
     with pytest.raises(LedgerError):
         await store.settle(generation(charge=6))
@@ -158,7 +169,7 @@ async def test_a_charge_over_the_hold_is_refused_whole(store: Store) -> None:
 
 async def test_overdue_holds_expire(store: Store, clock: Clock) -> None:
     """By the wall clock, and only those whose time has come."""
-    await store.found("user_1", KEY, 100)
+    await store.found(USER, KEY, 100)
     await store.reserve("o1", "user_1", 50, LATER_MS)
     await store.reserve("o2", "user_1", 20, LATER_MS + 1)
 
@@ -174,8 +185,8 @@ async def test_overdue_holds_expire(store: Store, clock: Clock) -> None:
 async def test_the_first_account_is_made_once(store: Store) -> None:
     """A second start finds the account and changes nothing."""
     assert await store.accounts() == ()
-    assert await store.found("user_1", KEY, 100)
-    assert not await store.found("user_2", Key(id="other", account="user_2", digest=b"", created_at_ms=0), 100)
+    assert await store.found(USER, KEY, 100)
+    assert not await store.found(replace(USER, id="user_2"), Key(id="other", account="user_2", digest=b"", created_at_ms=0), 100)
 
     assert await store.accounts() == ("user_1",)
     assert await store.key("other") is None
@@ -197,7 +208,7 @@ async def test_keys_are_kept_and_replaced(store: Store) -> None:
 
 async def test_a_generation_is_its_accounts_alone(store: Store) -> None:
     """Another account's id finds nothing, also when both use the same one; its orders come in their order."""
-    await store.found("user_1", KEY, 100)
+    await store.found(USER, KEY, 100)
     await store.grant("g2", "user_2", 100)
     for order_id, account in (("o1", "user_1"), ("o2", "user_1"), ("o3", "user_2")):
         await store.reserve(order_id, account, 10, LATER_MS)
@@ -213,7 +224,7 @@ async def test_a_generation_is_its_accounts_alone(store: Store) -> None:
 
 async def test_of_very_many_under_one_id_the_newest_are_shown(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one look-up may cost has a limit."""
-    await store.found("user_1", KEY, 5000)
+    await store.found(USER, KEY, 5000)
     orders = [f"o{number:03}" for number in range(GENERATIONS_MAX + 5)]
     for order_id in orders:
         await store.reserve(order_id, "user_1", 10, LATER_MS)
@@ -225,7 +236,7 @@ async def test_of_very_many_under_one_id_the_newest_are_shown(store: Store, monk
 async def test_the_largest_numbers_are_exact(store: Store) -> None:
     """Money is kept to the µcredit up to 2**63 - 1."""
     most = 2**63 - 1
-    await store.found("user_1", KEY, most)
+    await store.found(USER, KEY, most)
     await store.reserve("o1", "user_1", most, most)
 
     assert await store.balance("user_1") == Account(id="user_1", balance=most, held=most)
@@ -235,7 +246,7 @@ async def test_the_largest_numbers_are_exact(store: Store) -> None:
 
 async def test_a_cancelled_call_has_not_begun(store: Store) -> None:
     """A job that is cancelled before it is held leaves no hold behind."""
-    await store.found("user_1", KEY, 100)
+    await store.found(USER, KEY, 100)
     with trio.CancelScope() as scope:
         scope.cancel()
         await store.reserve("o1", "user_1", 50, LATER_MS)
@@ -253,7 +264,7 @@ async def kept(store: Store, count: int = 9) -> list[int]:
 
 
 async def settle_some(store: Store, clock: Clock, count: int, pause_ms: int = 0) -> None:
-    await store.found("user_1", KEY, 1000)
+    await store.found(USER, KEY, 1000)
     for number in range(count):
         await store.reserve(f"o{number}", "user_1", 10, 2**60)
         await store.settle(generation(f"o{number}", id=f"chatcmpl-{number}", created_at_ms=clock.wall_ms))

@@ -18,7 +18,7 @@ from cxp2p.ledger import HoldState
 from cxp2p_gateway.store import Store, StoreError
 from cxp2p_gateway.store.sqlite import SCHEMA_VERSION, _connection, open_store
 from cxp2p_gateway.store.writer import Writer, open_writer
-from test_store import KEY, LATER_MS, Clock, generation
+from test_store import KEY, LATER_MS, USER, Clock, generation
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def diary(path: Path) -> None:
 async def test_what_is_kept_outlives_the_process(path: Path) -> None:
     """Closed and opened again: the same account, key, credit and generations."""
     async with open_store(path, Clock()) as store:
-        await store.found("user_1", KEY, 100)
+        await store.found(USER, KEY, 100)
         await store.reserve("o1", "user_1", 50, LATER_MS)
         await store.settle(generation())
     async with open_store(path, Clock()) as store:
@@ -70,7 +70,7 @@ async def test_what_is_kept_outlives_the_process(path: Path) -> None:
 async def test_holds_that_were_left_are_void_at_the_next_start(path: Path) -> None:
     """Nobody will end the holds of a process that is no more, so the start does."""
     async with open_store(path, Clock()) as store:
-        await store.found("user_1", KEY, 100)
+        await store.found(USER, KEY, 100)
         await store.reserve("o1", "user_1", 50, LATER_MS)
     assert held(path) == {"o1": HoldState.OPEN}
     async with open_store(path, Clock()) as store:
@@ -82,7 +82,7 @@ async def test_holds_that_were_left_are_void_at_the_next_start(path: Path) -> No
 async def test_a_second_gateway_on_the_same_database_stops(path: Path) -> None:
     """It says who keeps the database and what to do, and changes nothing; later it may have it."""
     async with open_store(path, Clock()) as store:
-        await store.found("user_1", KEY, 100)
+        await store.found(USER, KEY, 100)
         await store.reserve("o1", "user_1", 50, LATER_MS)
         with pytest.raises(StoreError, match=rf"another gateway \(process {os.getpid()}\): stop that one"):
             async with open_store(path, Clock()):
@@ -144,7 +144,7 @@ async def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 async def test_nobody_else_can_read_it(path: Path) -> None:
     """The database, its log and its lock are for their owner only."""
     async with open_store(path, Clock()) as store:
-        await store.found("user_1", KEY, 100)
+        await store.found(USER, KEY, 100)
         names = sorted(each.name for each in path.parent.iterdir())
 
         assert names == ["gateway.db", "gateway.db-shm", "gateway.db-wal", "gateway.db.lock"]

@@ -17,7 +17,8 @@ from trio.testing import wait_all_tasks_blocked
 from cxp2p.errors import InsufficientCredit
 from cxp2p_gateway.store import StoreError, writer
 from cxp2p_gateway.store.sqlite import _connection
-from cxp2p_gateway.store.tables import SqlTables
+from cxp2p_gateway.store.rows import User
+from cxp2p_gateway.store.sql import SqlTables
 from cxp2p_gateway.store.writer import Writer, open_writer
 from test_store import generation
 
@@ -64,7 +65,7 @@ async def held_up(opened: Writer) -> AsyncIterator[trio.Nursery]:
 
 
 def add(name: str) -> Any:
-    return lambda connection: SqlTables(connection).add_account(name, 0)
+    return lambda connection: SqlTables(connection).add_user(User(id=name, created_at_ms=0))
 
 
 async def names(opened: Writer) -> tuple[str, ...]:

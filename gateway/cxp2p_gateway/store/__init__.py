@@ -1,102 +1,36 @@
 """What a gateway keeps: accounts, keys, credit, and what was signed about each job.
 
-`Store` is what the gateway calls. It decides with `cxp2p.ledger` and writes through `Tables`, of which there are two:
-`store.sqlite` (on disk) and `store.memory` (its twin for tests). Both pass the same contract tests.
+`Store` is what the gateway calls. It decides with `cxp2p.ledger` and `cxp2p_gateway.limits`, and writes through
+`Tables`, of which there are three: `store.sqlite` and `store.postgres` (on disk), and `store.memory` (their twin for
+tests). All pass the same contract tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final, TypeVar
 
 from cxp2p import ledger
-from cxp2p.errors import CxError
-from cxp2p.ledger import NETWORK, NOTHING, Account, Book, Change, Hold, Transfer
+from cxp2p.ledger import NETWORK, NOTHING, Account, Book, Change
+from cxp2p.records import Service
+from cxp2p_gateway import limits
 from cxp2p_gateway.keys import Key
+from cxp2p_gateway.limits import Admitted, Counted, Demand, Standing
+from cxp2p_gateway.rates import Rate, corrected
+from cxp2p_gateway.spending import charged, current
+from cxp2p_gateway.store.rows import GENERATIONS_MAX, Generation, Use, UseQuery, User, UseSum
+from cxp2p_gateway.store.tables import Do, StoreError, StoreLocked, Tables
+
+__all__ = ["GENERATIONS_MAX", "Generation", "Store", "StoreError", "StoreLocked", "Tables", "node_account"]
 
 T = TypeVar("T")
 
-GENERATIONS_MAX: Final = 256  # shown of one id, 2 KB each; no request is more jobs
-
-
-class StoreError(CxError):
-    """The gateway's database cannot be used. The message says why, and what to do."""
-
-
-class StoreLocked(StoreError):
-    """Another process keeps the database. `keeper`: its id, or "unknown"."""
-
-    def __init__(self, message: str, keeper: str) -> None:
-        super().__init__(message)
-        self.keeper = keeper
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """One settled order of one account, and the exact bytes that were signed about it.
-
-    `order_id` is the id of its hold. `id` is what the client was given; an id may have more than one order.
-    """
-
-    order_id: str
-    id: str
-    account: str
-    key: str
-    model: str
-    node: str
-    charge: int
-    in_units: int
-    out_units: int
-    finish: str
-    created_at_ms: int
-    order_envelope: bytes
-    receipt_envelope: bytes
-    countersign_envelope: bytes
-
-
-class Tables(Book, Protocol):
-    """The kept rows, inside of one transaction."""
-
-    def write(self, change: Change, at_ms: int) -> None:
-        """Writes what a ledger rule decided."""
-
-    def add_account(self, account_id: str, at_ms: int) -> None: ...
-
-    def client_accounts(self) -> tuple[str, ...]:
-        """The accounts of clients, oldest first."""
-
-    def key(self, key_id: str) -> Key | None: ...
-
-    def keys_of(self, account_id: str) -> tuple[Key, ...]:
-        """The keys of an account, oldest first."""
-
-    def put_key(self, key: Key) -> None:
-        """Adds a key, or replaces the one with its id."""
-
-    def generations(self, account_id: str, generation_id: str) -> tuple[Generation, ...]:
-        """The newest of this account under this id, at most GENERATIONS_MAX, oldest first."""
-
-    def add_generation(self, generation: Generation) -> None:
-        """Adds one; the same order again changes nothing."""
-
-    def forget_generations(self, before_ms: int, kept_max: int, step: int) -> int:
-        """Of the `step` oldest, drops those from before `before_ms` and those beyond `kept_max`; says how many."""
-
-    def all_balances(self) -> tuple[Account, ...]: ...
-
-    def all_holds(self) -> tuple[Hold, ...]: ...
-
-    def all_transfers(self) -> tuple[Transfer, ...]: ...
-
-
-class Do(Protocol):
-    """Does one act whole or not at all, and returns when it is on disk. Cancelled, it has not begun.
-
-    What the act raises comes out, and nothing of it is written. Raises StoreError.
-    """
-
-    async def __call__(self, act: Callable[[Tables], T], /) -> T: ...
+APPS_MAX: Final = 200  # that are told apart on one day of one account
+IN_TOKENS: Final = (Service.CHAT.value, Service.EMBED.value)
+OTHER_APPS: Final = "(other)"
+USES_MAX: Final = 10_000  # sums in one answer
+SIGNED_MAX: Final = 100  # generations on one page
 
 
 def node_account(peer: str) -> str:
@@ -107,9 +41,10 @@ def node_account(peer: str) -> str:
 class Store:
     """Everything a gateway keeps. Each call is one transaction, on disk when it returns; ledger rules are in force."""
 
-    def __init__(self, do: Do, wall_ms: Callable[[], int]) -> None:
-        self._do = do
-        self._wall_ms = wall_ms
+    def __init__(self, do: Do, wall_ms: Callable[[], int], read: Do | None = None) -> None:
+        self.do = do
+        self.read = read or do
+        self.wall_ms = wall_ms
 
     # Credit.
 
@@ -117,20 +52,42 @@ class Store:
         """Gives an account credit, once for each `transfer_id`."""
         await self._change(lambda book: ledger.transfer(book, transfer_id, NETWORK, account_id, amount))
 
-    async def reserve(self, hold_id: str, account_id: str, amount: int, expires_at_ms: int) -> None:
-        """Holds `amount`. Raises InsufficientCredit."""
-        await self._change(lambda book: ledger.reserve(book, hold_id, account_id, amount, expires_at_ms))
+    async def reserve(
+        self, hold_id: str, account_id: str, amount: int, expires_at_ms: int, demand: Demand | None = None
+    ) -> Mapping[Counted, Rate]:
+        """Holds `amount`, if the key of `demand` may have it; says where the key's rates stand.
 
-    async def settle(self, generation: Generation) -> None:
-        """Posts the order's hold at `generation.charge` to its node's account, and keeps the signed bytes."""
-        at_ms = self._wall_ms()
+        Raises InsufficientCredit; for the key also KeyEnded, RateLimited.
+        """
+        wall_ms = self.wall_ms()
+
+        def act(tables: Tables) -> Mapping[Counted, Rate]:
+            admitted = Admitted(empty_at_us={}, rates={}) if demand is None else _admit(tables, demand, wall_ms)
+            key, request = ("", "") if demand is None else (demand.key, demand.request)
+            change = ledger.reserve(tables, hold_id, account_id, amount, expires_at_ms, key=key, request=request)
+            if change != NOTHING:
+                for counted, empty_at_us in admitted.empty_at_us.items():
+                    tables.put_rate(key, counted.value, empty_at_us)
+                tables.write(change, wall_ms)
+            return admitted.rates
+
+        return await self.do(act)
+
+    async def settle(self, generation: Generation, *, is_first: bool = True, tokens_expected: int = 0) -> None:
+        """Posts the order's hold at `generation.charge` to its node's account, and keeps the signed bytes.
+
+        `is_first`: nothing was settled for its request before. `tokens_expected`: what `Demand` said of it.
+        """
+        at_ms = self.wall_ms()
 
         def act(tables: Tables) -> None:
             to = node_account(generation.node)
             tables.write(ledger.post(tables, generation.order_id, generation.charge, to), at_ms)
-            tables.add_generation(generation)
+            if tables.add_generation(generation):
+                _note_use(tables, generation, at_ms, 1 if is_first else 0)
+                _charge_key(tables, generation, at_ms, tokens_expected)
 
-        await self._do(act)
+        await self.do(act)
 
     async def void(self, hold_id: str) -> None:
         """Gives a whole hold back."""
@@ -142,21 +99,21 @@ class Store:
 
     async def expire(self) -> int:
         """Ends the holds that are overdue; returns how many there were."""
-        wall_ms = self._wall_ms()
+        wall_ms = self.wall_ms()
         return len((await self._change(lambda book: ledger.expire(book, wall_ms))).holds)
 
     async def balance(self, account_id: str) -> Account:
         """What an account has and how much of it is held."""
-        return await self._do(lambda tables: tables.account(account_id))
+        return await self.do(lambda tables: tables.account(account_id))
 
     async def audit(self) -> tuple[str, ...]:
         """What is wrong with the books; reads all of them, so for tests and for doubt."""
-        return await self._do(
+        return await self.do(
             lambda tables: ledger.audit(tables.all_balances(), tables.all_holds(), tables.all_transfers())
         )
 
     async def _change(self, decide: Callable[[Book], Change]) -> Change:
-        at_ms = self._wall_ms()
+        at_ms = self.wall_ms()
 
         def act(tables: Tables) -> Change:
             change = decide(tables)
@@ -164,40 +121,53 @@ class Store:
                 tables.write(change, at_ms)
             return change
 
-        return await self._do(act)
+        return await self.do(act)
 
     # Accounts and keys.
 
-    async def found(self, account_id: str, key: Key, credit: int) -> bool:
+    async def found(self, user: User, key: Key, credit: int) -> bool:
         """Makes the first account with its key and credit, unless there is an account. True if it was made."""
-        at_ms = self._wall_ms()
+        at_ms = self.wall_ms()
 
         def act(tables: Tables) -> bool:
-            if tables.client_accounts():
+            if tables.user_count():
                 return False
-            granted = ledger.transfer(tables, f"grant:{account_id}", NETWORK, account_id, credit)
-            tables.write(granted, at_ms)
-            tables.add_account(account_id, at_ms)
-            tables.put_key(key)
+            _welcome(tables, user, key, credit, at_ms)
             return True
 
-        return await self._do(act)
+        return await self.do(act)
 
     async def accounts(self) -> tuple[str, ...]:
         """The accounts of clients, oldest first."""
-        return await self._do(lambda tables: tables.client_accounts())
+        return await self.read(lambda tables: tables.client_accounts())
 
     async def key(self, key_id: str) -> Key | None:
         """What is kept of a key."""
-        return await self._do(lambda tables: tables.key(key_id))
+        return await self.read(lambda tables: tables.key(key_id))
 
     async def keys_of(self, account_id: str) -> tuple[Key, ...]:
         """The keys of an account, oldest first, with those that are revoked."""
-        return await self._do(lambda tables: tables.keys_of(account_id))
+        return await self.read(lambda tables: tables.keys_of(account_id))
 
     async def put_key(self, key: Key) -> None:
         """Adds a key, or replaces the one with its id."""
-        await self._do(lambda tables: tables.put_key(key))
+        await self.do(lambda tables: tables.put_key(key))
+
+    async def add_key(self, key: Key, kept_max: int) -> bool:
+        """Adds a key unless its account has `kept_max` that were not revoked. True if it was added."""
+
+        def act(tables: Tables) -> bool:
+            if sum(each.revoked_at_ms is None for each in tables.keys_of(key.account)) >= kept_max:
+                return False
+            tables.put_key(key)
+            return True
+
+        return await self.do(act)
+
+    async def standing(self, key: Key) -> Standing:
+        """What a key has spent in its period, what is held for it, and where its rates stand."""
+        wall_ms = self.wall_ms()
+        return await self.read(lambda tables: _standing(tables, key, wall_ms))
 
     async def change_key(self, key_id: str, change: Callable[[Key], Key]) -> Key | None:
         """Replaces a key by what `change` makes of it, and returns that; None if there is no such key."""
@@ -210,18 +180,85 @@ class Store:
             tables.put_key(changed)
             return changed
 
-        return await self._do(act)
+        return await self.do(act)
 
     # What was signed.
 
     async def generations(self, account_id: str, generation_id: str) -> tuple[Generation, ...]:
         """What was settled under an id, oldest first; nothing for another account's and unknown ones."""
-        return await self._do(lambda tables: tables.generations(account_id, generation_id))
+        return await self.read(lambda tables: tables.generations(account_id, generation_id))
+
+    async def latest_generations(self, account_id: str, limit: int, offset: int = 0) -> tuple[Generation, ...]:
+        """The newest of an account, newest first; at most SIGNED_MAX."""
+        return await self.read(lambda tables: tables.latest_generations(account_id, min(limit, SIGNED_MAX), offset))
+
+    async def uses(self, query: UseQuery) -> tuple[UseSum, ...]:
+        """What was used, in sums; at most USES_MAX of them."""
+        return await self.read(lambda tables: tables.uses(query, USES_MAX))
 
     async def forget_generations(self, age_ms: int, kept_max: int, step: int) -> int:
         """Drops the oldest receipts: those over an age, and those beyond a number. Balances stay as they are.
 
         At most `step` in one call, so that jobs never wait for it; returns how many it were.
         """
-        before_ms = self._wall_ms() - age_ms
-        return await self._do(lambda tables: tables.forget_generations(before_ms, kept_max, step))
+        before_ms = self.wall_ms() - age_ms
+        return await self.do(lambda tables: tables.forget_generations(before_ms, kept_max, step))
+
+
+def _welcome(tables: Tables, user: User, key: Key, credit: int, at_ms: int) -> None:
+    tables.write(ledger.transfer(tables, f"grant:{user.id}", NETWORK, user.id, credit), at_ms)
+    tables.add_user(user)
+    tables.put_key(key)
+
+
+def _standing(tables: Tables, key: Key, wall_ms: int) -> Standing:
+    return Standing(
+        spent=current(tables.budget(key.id), key.spend_reset, wall_ms).spent,
+        held=tables.held_by_key(key.id),
+        requests=tables.requests_of_key(key.id),
+        empty_at_us={each: tables.rate_empty_at_us(key.id, each.value) for each in limits.limits_of(key)},
+    )
+
+
+_UNLIMITED: Final = Standing(spent=0, held=0, requests=frozenset(), empty_at_us={})
+
+
+def _admit(tables: Tables, demand: Demand, wall_ms: int) -> Admitted:
+    key = tables.key(demand.key)
+    is_limited = key is not None and (key.spend_limit, key.rpm, key.tpm, key.parallel_max) != (None,) * 4
+    standing = _standing(tables, key, wall_ms) if key is not None and is_limited else _UNLIMITED
+    return limits.admit(key, demand, standing, wall_ms)
+
+
+def _charge_key(tables: Tables, generation: Generation, at_ms: int, tokens_expected: int) -> None:
+    key = tables.key(generation.key)
+    if key is None:
+        return
+    if generation.charge:
+        tables.put_budget(charged(tables.budget(key.id), key.spend_reset, at_ms, generation.charge))
+    if key.tpm is not None and generation.service in IN_TOKENS:
+        more = generation.in_units + generation.out_units - tokens_expected
+        empty_at_us = tables.rate_empty_at_us(key.id, Counted.TOKENS.value)
+        tables.put_rate(key.id, Counted.TOKENS.value, corrected(key.tpm, empty_at_us, at_ms * 1000, more))
+
+
+def _note_use(tables: Tables, generation: Generation, at_ms: int, requests: int) -> None:
+    day = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
+    app = generation.app or generation.origin
+    if app:
+        known = tables.apps_of(generation.account, day, APPS_MAX)
+        app = app if app in known or len(known) < APPS_MAX else OTHER_APPS
+    tables.add_use(
+        Use(
+            account=generation.account,
+            day=day,
+            key=generation.key,
+            service=generation.service,
+            model=generation.model,
+            app=app,
+            requests=requests,
+            in_units=generation.in_units,
+            out_units=generation.out_units,
+            charge=generation.charge,
+        )
+    )

@@ -13,20 +13,18 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from sqlalchemy import URL, Connection, NullPool, create_engine, event, inspect
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
-from cxp2p_gateway.store import Store, StoreError, StoreLocked, Tables
-from cxp2p_gateway.store.tables import METADATA, SqlTables
-from cxp2p_gateway.store.writer import open_writer
+from cxp2p_gateway.store import Store, StoreError, StoreLocked
+from cxp2p_gateway.store.migrations import is_known, step_of, upgrade
+from cxp2p_gateway.store.opening import READERS, open_sql_store
 
 log = logging.getLogger("cxp2p.store")
 
-T = TypeVar("T")
-
-SCHEMA_VERSION: Final = 1  # kept in SQLite's user_version; raise it with every change of the tables
+SCHEMA_VERSION: Final = 2  # kept in SQLite's user_version; raise it with every step of `migrations`
 APPLICATION_ID: Final = 0x63787032  # "cxp2": tells this program's files from other people's
 
 
@@ -37,12 +35,7 @@ async def open_store(path: Path, wall_ms: Callable[[], int]) -> AsyncIterator[St
     Raises StoreError: another gateway keeps it, it is no gateway's database, or a newer program made it.
     """
     with _locked(path):
-        async with open_writer(partial(_connection, path)) as writer:
-
-            async def do(act: Callable[[Tables], T], /) -> T:
-                return await writer.do(lambda connection: act(SqlTables(connection)))
-
-            store = Store(do, wall_ms)
+        async with open_sql_store(partial(_connection, path), _reading(path), lambda: 0, wall_ms) as store:
             left = await store.void_all()
             if left:
                 log.warning("%d holds were left by a gateway that did not stop cleanly; they are void now", left)
@@ -110,21 +103,36 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+def _reading(path: Path) -> Engine:
+    """Connections that cannot write, for threads that read beside the one that writes."""
+    engine = create_engine(URL.create("sqlite", database=str(path)), pool_size=READERS, max_overflow=0)
+    event.listen(engine, "connect", _set_up_reading)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    return engine
+
+
+def _set_up_reading(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA busy_timeout = 5000")
+    connection.execute("PRAGMA query_only = ON")
+
+
 def _prepare(connection: Connection, path: Path) -> None:
-    """Makes the tables of a new database; refuses one that is not ours, or that this program is too old for."""
+    """Makes the tables of a new database, or brings them up to date; refuses one that is not ours, or too new."""
     version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
     application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
-    if not version and not application and not inspect(connection).get_table_names():
-        METADATA.create_all(connection)
-        connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    elif application != APPLICATION_ID:
+    is_new = not version and not application and not inspect(connection).get_table_names()
+    if not is_new and application != APPLICATION_ID:
         raise StoreError(f"{path} is not a gateway's database; it was left as it was: give another data path")
-    elif version != SCHEMA_VERSION:
+    step = step_of(connection)
+    if version > SCHEMA_VERSION or (step is not None and not is_known(step)):
         raise StoreError(
             f"the gateway's database {path} has version {version}, this program knows {SCHEMA_VERSION}; "
             "it was left as it was: use the program that made it, or a newer one"
         )
+    upgrade(connection)
+    connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _unusable(path: Path, error: SQLAlchemyError) -> StoreError:

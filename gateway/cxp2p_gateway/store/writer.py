@@ -27,6 +27,7 @@ log = logging.getLogger("cxp2p.store")
 T = TypeVar("T")
 
 WAITING_MAX: Final = 1024  # acts before the thread; whoever is over it waits its turn
+CLOSED: Final = "the gateway's database is closed"
 BATCH_MAX: Final = 256  # acts in one commit, so that the first of them does not wait for a crowd
 
 Act = Callable[[Connection], T]
@@ -58,6 +59,11 @@ class Writer:
         """Acts that wait for the thread, at most `WAITING_MAX`."""
         return WAITING_MAX - self._room.value
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     async def do(self, act: Act[T]) -> T:
         """Does one act, and returns what it returns once that is on disk. Cancelled, it has not begun.
 
@@ -66,7 +72,7 @@ class Writer:
         await self._room.acquire()
         try:
             if self._closed:
-                raise StoreError("the gateway's database is closed")
+                raise StoreError(CLOSED)
             pending = _Pending(act)
             self._queue.put(pending)
             with trio.CancelScope(shield=True):  # from here on it will be done: the caller must hear of it
@@ -92,7 +98,7 @@ class Writer:
                 if isinstance(committed, outcome.Error):
                     log.error("%d writes failed together: %s", len(batch), committed.error)
                     for pending in batch:
-                        pending.result = outcome.Error(_translated(committed.error))
+                        pending.result = outcome.Error(translated(committed.error))
                 self._token.run_sync_soon(_report, batch)
 
     def _next_batch(self) -> list[_Pending]:
@@ -136,7 +142,7 @@ def _bare(connection: Connection, act: Act[T]) -> T:
     try:
         return act(connection)
     except SQLAlchemyError as error:
-        raise _translated(error) from error
+        raise translated(error) from error
 
 
 def _in_savepoint(connection: Connection, act: Act[T]) -> T:
@@ -144,16 +150,17 @@ def _in_savepoint(connection: Connection, act: Act[T]) -> T:
         with connection.begin_nested():
             return act(connection)
     except SQLAlchemyError as error:
-        raise _translated(error) from error
+        raise translated(error) from error
 
 
 def _check_alive(connection: Connection) -> None:
     """SQLite ends a whole transaction by itself when the disk is full, and a commit would then say yes to nothing."""
-    if not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
+    if connection.dialect.name == "sqlite" and not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
         raise StoreError("the database could not write, and undid all that came together; is the disk full?")
 
 
-def _translated(error: BaseException) -> StoreError:
+def translated(error: BaseException) -> StoreError:
+    """What a database's library raised, in our words."""
     if isinstance(error, StoreError):
         return StoreError(str(error))
     cause = getattr(error, "orig", None) or error

@@ -1,0 +1,48 @@
+"""A PostgreSQL server for the tests that want one, and databases in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+import trio
+
+from cxp2p_gateway.store.postgres import open_store
+from postgres import make_database, programs, running_server
+
+TEMPLATE = "as_opened"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a running server, without a database's name."""
+    if programs() is None:
+        pytest.skip("there is no PostgreSQL server here: apt-get install postgresql")
+    folder = tmp_path_factory.mktemp("postgres")
+    for parent in (folder, *folder.parents):  # the server runs as somebody else, who has to get there
+        if parent != Path("/tmp") and parent.stat().st_mode & 0o001 == 0:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    with running_server(folder) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_databases(postgres_server: str) -> Callable[[], str]:
+    """Makes databases with all tables and nothing in them, and gives their URLs."""
+    opened = make_database(postgres_server, TEMPLATE)
+
+    async def open_once() -> None:
+        async with open_store(opened, lambda: 0):
+            pass
+
+    trio.run(open_once)
+    numbers = count(1)
+    return lambda: make_database(postgres_server, f"test_{next(numbers)}", TEMPLATE)
+
+
+@pytest.fixture
+def postgres_url(postgres_databases: Callable[[], str]) -> str:
+    """A database of the test's own."""
+    return postgres_databases()
