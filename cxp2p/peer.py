@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import trio
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from cxp2p.identity import Identity, load_identity
+from cxp2p.errors import PeerUnreachable
+from cxp2p.identity import Identity, load_identity, new_identity
 from cxp2p.net import Network
 from cxp2p.net.discover import offer_sequence
 
@@ -50,3 +52,35 @@ async def open_peer(settings: PeerSettings, data_path: Path) -> AsyncIterator[tu
         offer_validator=offer_sequence,
     ) as network:
         yield identity, network
+
+
+def check_peer(settings: PeerSettings, *, ports: bool) -> None:
+    """Raises SettingsError for addresses or a `psk` that `open_peer` would refuse. `ports`: tries to listen, too."""
+    from cxp2p.net.libp2p import check_settings  # noqa: PLC0415
+
+    check_settings(settings.listen, settings.announce, settings.bootstrap, settings.psk, ports=ports)
+
+
+async def reach(settings: PeerSettings) -> dict[str, str]:
+    """Dials each bootstrap peer, as a peer that is here for this only: by address what is wrong, "" if it answers."""
+    from cxp2p.net.libp2p import open_network  # noqa: PLC0415
+
+    wrong = dict.fromkeys(settings.bootstrap, "")
+    async with open_network(
+        new_identity(),
+        listen=("/ip4/127.0.0.1/tcp/0",),
+        dht_server=False,
+        psk=settings.psk,
+        offer_validator=offer_sequence,
+    ) as network:
+
+        async def dial(address: str) -> None:
+            try:
+                await network.connect(address)
+            except PeerUnreachable as error:
+                wrong[address] = str(error)
+
+        async with trio.open_nursery() as nursery:
+            for address in wrong:
+                nursery.start_soon(dial, address)
+    return wrong

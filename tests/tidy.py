@@ -47,7 +47,7 @@ RULES = frozenset(
     }
 )
 BELOW_NET = VOCABULARY | RULES | {"wire", "identity", "session", "scrape"}
-LIBRARY = BELOW_NET | {"net", "client", "paths", "peer", "program", "settings", "testing"}
+LIBRARY = BELOW_NET | {"net", "checks", "client", "paths", "peer", "program", "settings", "testing"}
 
 # Which part of the library may import which: `errors, records <- protocols <- wire <- session <- net <- programs`.
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
@@ -64,7 +64,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     **dict.fromkeys(RULES - {"merkle"}, VOCABULARY | RULES),
     "net": BELOW_NET | {"net"},
     "paths": frozenset(),
-    **dict.fromkeys(("client", "peer", "program", "settings", "testing"), LIBRARY),
+    **dict.fromkeys(("checks", "client", "peer", "program", "settings", "testing"), LIBRARY),
     **dict.fromkeys(("cli", "commands", "__main__", ""), LIBRARY | {"cli", "commands", ""}),
 }
 

@@ -227,6 +227,21 @@ class Libp2pNetwork:
             await trio.sleep(pause)
 
 
+def check_settings(
+    listen: Sequence[str], announce: Sequence[str], bootstrap: Sequence[str], psk: str | None, *, ports: bool
+) -> None:
+    """Raises SettingsError for what `open_network` would refuse. `ports`: tries to listen, too. Opens no network."""
+    targets = [_parse_setting(address, "listen") for address in listen]
+    for address in announce:
+        _parse_setting(address, "announce")
+    for address in bootstrap:
+        _parse_setting(address, "bootstrap", needs_peer=True)
+    if psk is not None and not re.fullmatch("[0-9a-fA-F]{64}", psk):
+        raise SettingsError("psk: expected 64 hex digits")
+    if ports:
+        _check_ports(targets)
+
+
 @asynccontextmanager
 async def open_network(
     identity: Identity,
@@ -244,10 +259,9 @@ async def open_network(
     """
     fixes.apply()
     quiet_libp2p()
-    targets = [_parse_setting(address, "listen") for address in listen]
-    for address in bootstrap:
-        _parse_setting(address, "bootstrap", needs_peer=True)
-    host = _make_host(identity, targets, [_parse_setting(address, "announce") for address in announce], psk)
+    check_settings(listen, announce, bootstrap, psk, ports=True)
+    targets = [Multiaddr(address) for address in listen]
+    host = _make_host(identity, targets, [Multiaddr(address) for address in announce], psk)
     suspects = fixes.bound_new_stream(host, protocols.STREAM_OPEN_TIMEOUT_S)
     async with _listening(host, targets):
         try:
@@ -263,7 +277,6 @@ async def open_network(
 
 @asynccontextmanager
 async def _listening(host: Any, targets: list[Multiaddr]) -> AsyncIterator[None]:
-    _check_ports(targets)
     async with host.run(targets):
         if not host.get_transport_addrs():
             raise SettingsError(f"listen: cannot listen on {', '.join(map(str, targets))}")
@@ -288,8 +301,6 @@ def _check_ports(targets: list[Multiaddr]) -> None:
 def _make_host(identity: Identity, listen: list[Multiaddr], announce: list[Multiaddr], psk: str | None) -> Any:
     keys = identity.key_pair
     maximum = protocols.CONNECTIONS_MAX
-    if psk is not None and not re.fullmatch("[0-9a-fA-F]{64}", psk):
-        raise SettingsError("psk: expected 64 hex digits")
     host = new_host(
         key_pair=keys,
         listen_addrs=listen,

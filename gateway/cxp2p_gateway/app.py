@@ -156,7 +156,7 @@ async def open_gateway(
     embed_rules = _embed_rules(settings.embeddings)
     async with (
         open_store(store_path(settings), wall_ms) as store,
-        open_peer(settings.peer, _data_path(settings)) as (identity, network),
+        open_peer(settings.peer, data_path_of(settings)) as (identity, network),
         join(identity, network, rng) as net,
         open_dispatch(net, store, wall_ms, _options(settings), CATALOGUE, metrics) as dispatch,
         open_schemas() as schemas,
@@ -207,10 +207,17 @@ async def _metrics_told(settings: MetricsSettings, metrics: Metrics) -> AsyncIte
 
 def store_path(settings: GatewaySettings) -> Path:
     """Where the gateway's database is, or will be."""
-    return _data_path(settings) / "gateway.sqlite"
+    return data_path_of(settings) / "gateway.sqlite"
 
 
-def _data_path(settings: GatewaySettings) -> Path:
+def check_parts(settings: GatewaySettings) -> None:
+    """Reads what settings name and a start would read. Raises SettingsError."""
+    _egress(settings.scrape)
+    _embed_rules(settings.embeddings)
+
+
+def data_path_of(settings: GatewaySettings) -> Path:
+    """Where the gateway keeps its state."""
     return settings.data_path or default_data_path("gateway")
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import click
 import trio
 
+from cxp2p.checks import check_file, fault, report
 from cxp2p.client import wall_ms
 from cxp2p.errors import CxError, SettingsError
 from cxp2p.net.tasks import sole
@@ -19,6 +21,7 @@ from cxp2p.program import LOG_LEVELS, LogForm, announce, fail, run, set_up_loggi
 from cxp2p.settings import load_settings, write_commented
 from cxp2p_gateway.accounts import Accounts, issue_key
 from cxp2p_gateway.app import Gateway, open_gateway, store_path
+from cxp2p_gateway.checking import check
 from cxp2p_gateway.config import GatewaySettings
 from cxp2p_gateway.keys import Key
 from cxp2p_gateway.keys import key_id as id_of
@@ -28,6 +31,10 @@ from cxp2p_gateway.store.sqlite import open_store
 T = TypeVar("T")
 
 NO_ACCOUNT = "there is no account yet: the first start of `cxp2p gateway run` makes one, and shows its key"
+
+
+_CONFIG = click.option("--config", type=click.Path(path_type=Path), default=None, help="The gateway's settings file.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Say it as a line of JSON.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,7 +47,13 @@ def gateway() -> None:
 @click.option("-b", "--bootstrap", multiple=True, metavar="ADDRESS", help="A peer to join through; may be repeated.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=None, help="Where HTTP listens; 0 takes a free port.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
-@click.option("--log-format", "log_form", type=click.Choice(list(LogForm)), default=None, help="How log lines look.")
+@click.option(
+    "--log-format",
+    "log_form",
+    type=click.Choice(LogForm, case_sensitive=False),
+    default=None,
+    help="How log lines look.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say what happens as lines of JSON.")
 def run_(
     config: Path | None,
@@ -115,13 +128,33 @@ def init(path: Path | None, force: bool) -> None:
         fail(error)
 
 
+@gateway.command("check")
+@_CONFIG
+@click.option("-b", "--bootstrap", multiple=True, metavar="ADDRESS", help="A peer to join through; may be repeated.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=None, help="Where HTTP would listen.")
+@click.option("--network", is_flag=True, help="Ask the bootstrap peers whether they are there, too.")
+@_JSON
+def check_(config: Path | None, bootstrap: tuple[str, ...], port: int | None, network: bool, as_json: bool) -> None:
+    """Tell whether `gateway run` would start with these settings, and with what; nothing is made or changed.
+
+    The exit status is 0, or 1 if it would not start. While a gateway runs this looks at settings for its next start.
+
+    \b
+    Example:
+      cxp2p gateway check --config gateway.toml --network
+    """
+    try:
+        settings = _settings(config, bootstrap, port)
+        findings = [check_file(config or default_config_path("gateway"))]
+        findings += trio.run(partial(check, settings, network=network))
+    except SettingsError as error:
+        findings = [fault("settings", error)]
+    raise SystemExit(report(findings, as_json=as_json))
+
+
 @gateway.group()
 def key() -> None:
     """The API keys of this gateway's account, while the gateway does not run."""
-
-
-_CONFIG = click.option("--config", type=click.Path(path_type=Path), default=None, help="The gateway's settings file.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Say it as a line of JSON.")
 
 
 @key.command("new")

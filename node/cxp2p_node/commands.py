@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 import trio
 
+from cxp2p.checks import check_file, fault, report
 from cxp2p.errors import SettingsError
 from cxp2p.paths import default_config_path
-from cxp2p.program import LOG_LEVELS, announce, fail, run, set_up_logging
+from cxp2p.program import LOG_LEVELS, LogForm, announce, fail, run, set_up_logging
 from cxp2p.settings import load_settings, write_commented
 from cxp2p_node.app import Node, fetch_models, open_node
+from cxp2p_node.checking import check
 from cxp2p_node.config import ModelSettings, NodeSettings
 from cxp2p_node.progress import show_progress
 
@@ -26,9 +29,21 @@ def node() -> None:
 @click.option("-b", "--bootstrap", multiple=True, metavar="ADDRESS", help="A peer to join through; may be repeated.")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Serve this model; may be repeated.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
+@click.option(
+    "--log-format",
+    "log_form",
+    type=click.Choice(LogForm, case_sensitive=False),
+    default=LogForm.TEXT,
+    help="How log lines look.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say what happens as lines of JSON.")
 def run_(
-    config: Path | None, bootstrap: tuple[str, ...], models: tuple[str, ...], log_level: str, as_json: bool
+    config: Path | None,
+    bootstrap: tuple[str, ...],
+    models: tuple[str, ...],
+    log_level: str,
+    log_form: LogForm,
+    as_json: bool,
 ) -> None:
     """Run a node until Ctrl-C. SIGTERM lets it finish the jobs that run.
 
@@ -40,7 +55,7 @@ def run_(
       cxp2p node run -b /ip4/127.0.0.1/tcp/4001/p2p/12D3KooW...
       cxp2p node run --config node.toml --model smollm2:135m
     """
-    set_up_logging(log_level)
+    set_up_logging(log_level, log_form)
     try:
         settings = _settings(config, bootstrap, models)
     except SettingsError as error:
@@ -95,3 +110,29 @@ def init(path: Path | None, force: bool) -> None:
         click.echo(f"wrote {write_commented(NodeSettings, 'node', path, force=force)}")
     except SettingsError as error:
         fail(error)
+
+
+@node.command("check")
+@click.option("--config", type=click.Path(path_type=Path), default=None, help="The settings file (TOML).")
+@click.option("-b", "--bootstrap", multiple=True, metavar="ADDRESS", help="A peer to join through; may be repeated.")
+@click.option("--model", "models", multiple=True, metavar="NAME", help="A model to serve; may be repeated.")
+@click.option("--network", is_flag=True, help="Ask the bootstrap peers whether they are there, too.")
+@click.option("--json", "as_json", is_flag=True, help="Say it as lines of JSON.")
+def check_(
+    config: Path | None, bootstrap: tuple[str, ...], models: tuple[str, ...], network: bool, as_json: bool
+) -> None:
+    """Tell whether `node run` would start with these settings, and with what; nothing is loaded, made or changed.
+
+    The exit status is 0, or 1 if it would not start.
+
+    \b
+    Example:
+      cxp2p node check --config node.toml --network
+    """
+    try:
+        settings = _settings(config, bootstrap, models)
+        findings = [check_file(config or default_config_path("node"))]
+        findings += trio.run(partial(check, settings, network=network))
+    except SettingsError as error:
+        findings = [fault("settings", error)]
+    raise SystemExit(report(findings, as_json=as_json))
