@@ -46,3 +46,11 @@ def postgres_databases(postgres_server: str) -> Callable[[], str]:
 def postgres_url(postgres_databases: Callable[[], str]) -> str:
     """A database of the test's own."""
     return postgres_databases()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str | None:
+    """A file's path, a server's URL, or neither: where a store is, of each of the three."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
+    return tmp_path / "data" / "gateway.db" if request.param == "sqlite" else None

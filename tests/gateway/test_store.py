@@ -42,14 +42,6 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str | None:
-    """A file's path, a server's URL, or neither."""
-    if request.param == "postgres":
-        return str(request.getfixturevalue("postgres_url"))
-    return tmp_path / "data" / "gateway.db" if request.param == "sqlite" else None
-
-
 @pytest.fixture
 async def store(place: Path | str | None, clock: Clock) -> AsyncIterator[Store]:
     if place is None:
@@ -186,7 +178,9 @@ async def test_the_first_account_is_made_once(store: Store) -> None:
     """A second start finds the account and changes nothing."""
     assert await store.accounts() == ()
     assert await store.found(USER, KEY, 100)
-    assert not await store.found(replace(USER, id="user_2"), Key(id="other", account="user_2", digest=b"", created_at_ms=0), 100)
+    assert not await store.found(
+        replace(USER, id="user_2"), Key(id="other", account="user_2", digest=b"", created_at_ms=0), 100
+    )
 
     assert await store.accounts() == ("user_1",)
     assert await store.key("other") is None

@@ -20,9 +20,18 @@ from cxp2p_gateway.limits import Admitted, Counted, Demand, Standing
 from cxp2p_gateway.rates import Rate, corrected
 from cxp2p_gateway.spending import charged, current
 from cxp2p_gateway.store.rows import GENERATIONS_MAX, Generation, Use, UseQuery, User, UseSum
-from cxp2p_gateway.store.tables import Do, StoreError, StoreLocked, Tables
+from cxp2p_gateway.store.tables import Do, StoreError, StoreLocked, StoreUnavailable, Tables
 
-__all__ = ["GENERATIONS_MAX", "Generation", "Store", "StoreError", "StoreLocked", "Tables", "node_account"]
+__all__ = [
+    "GENERATIONS_MAX",
+    "Generation",
+    "Store",
+    "StoreError",
+    "StoreLocked",
+    "StoreUnavailable",
+    "Tables",
+    "node_account",
+]
 
 T = TypeVar("T")
 
@@ -145,6 +154,16 @@ class Store:
         """What is kept of a key."""
         return await self.read(lambda tables: tables.key(key_id))
 
+    async def usable_key(self, key_id: str) -> Key | None:
+        """What is kept of a key; None if its account is disabled."""
+
+        def look(tables: Tables) -> Key | None:
+            key = tables.key(key_id)
+            owner = None if key is None else tables.user(key.account)
+            return None if owner is not None and owner.disabled_at_ms is not None else key
+
+        return await self.read(look)
+
     async def keys_of(self, account_id: str) -> tuple[Key, ...]:
         """The keys of an account, oldest first, with those that are revoked."""
         return await self.read(lambda tables: tables.keys_of(account_id))
@@ -153,12 +172,19 @@ class Store:
         """Adds a key, or replaces the one with its id."""
         await self.do(lambda tables: tables.put_key(key))
 
-    async def add_key(self, key: Key, kept_max: int) -> bool:
-        """Adds a key unless its account has `kept_max` that were not revoked. True if it was added."""
+    async def add_key(self, key: Key, valid_max: int, revoked_max: int) -> bool:
+        """Adds a key unless its account has `valid_max` that were not revoked. True if it was added.
+
+        Of those that were, only the last `revoked_max` are kept.
+        """
 
         def act(tables: Tables) -> bool:
-            if sum(each.revoked_at_ms is None for each in tables.keys_of(key.account)) >= kept_max:
+            kept = tables.keys_of(key.account)
+            revoked = sorted((each.revoked_at_ms, each.id) for each in kept if each.revoked_at_ms is not None)
+            if len(kept) - len(revoked) >= valid_max:
                 return False
+            for _, key_id in revoked[: max(0, len(revoked) - revoked_max)]:
+                tables.drop_key(key_id)
             tables.put_key(key)
             return True
 

@@ -96,6 +96,11 @@ class MemoryTables(Ledger):
     def put_key(self, key: Key) -> None:
         self.keys[key.id] = key
 
+    def drop_key(self, key_id: str) -> None:
+        self.keys.pop(key_id, None)
+        self.budgets.pop(key_id, None)
+        self.rates = {name: each for name, each in self.rates.items() if name[0] != key_id}
+
     def budget(self, key_id: str) -> Budget:
         return self.budgets.get(key_id) or Budget(key=key_id)
 

@@ -161,6 +161,10 @@ class SqlTables(SqlPeople, SqlUses):
         lists = {"services": list(key.services), "models": list(key.models)}
         self._connection.execute(self._put.key, {**values, **lists})
 
+    def drop_key(self, key_id: str) -> None:
+        for named in (RATES.c.key, BUDGETS.c.key, KEYS.c.id):
+            self._connection.execute(delete(named.table).where(named == key_id))
+
     def budget(self, key_id: str) -> Budget:
         row = self._one(_BUDGET, wanted=key_id)
         return Budget(**row._mapping) if row else Budget(key=key_id)

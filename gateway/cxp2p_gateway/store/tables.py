@@ -18,6 +18,14 @@ class StoreError(CxError):
     """The gateway's database cannot be used. The message says why, and what to do."""
 
 
+class StoreUnavailable(StoreError):
+    """The database cannot be reached or does not answer for now. `unsure`: what was asked for may have been done."""
+
+    def __init__(self, message: str, *, unsure: bool = False) -> None:
+        super().__init__(message)
+        self.unsure = unsure
+
+
 class StoreLocked(StoreError):
     """Another process keeps the database. `keeper`: its id, or "unknown"."""
 
@@ -77,6 +85,9 @@ class Tables(Book, Protocol):
 
     def put_key(self, key: Key) -> None:
         """Adds a key, or replaces the one with its id."""
+
+    def drop_key(self, key_id: str) -> None:
+        """Forgets a key, and where its limits stand. What was signed and used with it stays."""
 
     def budget(self, key_id: str) -> Budget:
         """What a key has spent; one that never spent is empty."""

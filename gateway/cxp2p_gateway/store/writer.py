@@ -8,6 +8,7 @@ write ever waits for a lock.
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,11 +17,12 @@ from typing import Any, Final, TypeVar
 
 import outcome
 import trio
-from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, RootTransaction
+from sqlalchemy.exc import DBAPIError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from cxp2p.net.tasks import background
-from cxp2p_gateway.store import StoreError
+from cxp2p_gateway.store import StoreError, StoreUnavailable
 
 log = logging.getLogger("cxp2p.store")
 
@@ -118,27 +120,33 @@ class Writer:
         return batch
 
     def _transaction(self, connection: Connection, batch: list[_Pending]) -> None:
-        if len(batch) == 1:
-            self._one(connection, batch[0])
-            return
-        with connection.begin():
+        do = _bare if len(batch) == 1 else _in_savepoint
+        with _begun(connection) as transaction:
             for pending in batch:
-                pending.result = outcome.capture(_in_savepoint, connection, pending.act)
+                pending.result = outcome.capture(do, connection, pending.act)
+                if do is _bare and isinstance(pending.result, outcome.Error):
+                    transaction.rollback()
+                    return
                 _check_alive(connection)
+            try:
+                transaction.commit()
+            except SQLAlchemyError as error:
+                raise translated(error, unsure=True) from error
         self.commits += 1
 
-    def _one(self, connection: Connection, pending: _Pending) -> None:
-        """An act that is alone needs no savepoint, which costs as much as two statements."""
-        with connection.begin() as transaction:
-            pending.result = outcome.capture(_bare, connection, pending.act)
-            if isinstance(pending.result, outcome.Error):
-                transaction.rollback()
-                return
-            _check_alive(connection)
-        self.commits += 1
+
+def _begun(connection: Connection) -> RootTransaction:
+    """A transaction. A connection that was lost while nobody used it is opened anew, and nothing is lost by that."""
+    try:
+        return connection.begin()
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    return connection.begin()
 
 
 def _bare(connection: Connection, act: Act[T]) -> T:
+    """An act that is alone needs no savepoint, which costs as much as two statements."""
     try:
         return act(connection)
     except SQLAlchemyError as error:
@@ -155,16 +163,38 @@ def _in_savepoint(connection: Connection, act: Act[T]) -> T:
 
 def _check_alive(connection: Connection) -> None:
     """SQLite ends a whole transaction by itself when the disk is full, and a commit would then say yes to nothing."""
+    if connection.invalidated:
+        raise StoreUnavailable("the connection to the gateway's database was lost")
     if connection.dialect.name == "sqlite" and not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
         raise StoreError("the database could not write, and undid all that came together; is the disk full?")
 
 
-def translated(error: BaseException) -> StoreError:
-    """What a database's library raised, in our words."""
+def translated(error: BaseException, *, unsure: bool = False) -> StoreError:
+    """What a database's library raised, in our words: without what was to be written."""
     if isinstance(error, StoreError):
-        return StoreError(str(error))
-    cause = getattr(error, "orig", None) or error
+        return error
+    cause = one_line(error)
+    if _passes(error):
+        return StoreUnavailable(f"the gateway's database does not answer: {cause}", unsure=unsure)
     return StoreError(f"the gateway's database could not do this: {cause}")
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong; what PostgreSQL adds in further lines shows rows."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether it is the database's state, which may be another one soon, and not what was asked of it."""
+    if isinstance(error, PoolTimeout):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    name = getattr(error.orig, "sqlite_errorname", None)
+    if isinstance(error.orig, sqlite3.Error):
+        return str(name).startswith("SQLITE_BUSY")
+    return error.connection_invalidated or isinstance(error, (OperationalError, InternalError))
 
 
 def _report(batch: list[_Pending]) -> None:
