@@ -7,12 +7,15 @@ tests). All pass the same contract tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
+import trio
+
 from cxp2p import ledger
-from cxp2p.ledger import NETWORK, NOTHING, Account, Book, Change
+from cxp2p.ledger import NETWORK, NOTHING, Account, Book, Change, HoldState
 from cxp2p.records import Service
 from cxp2p_gateway import limits
 from cxp2p_gateway.keys import Key
@@ -40,6 +43,9 @@ IN_TOKENS: Final = (Service.CHAT.value, Service.EMBED.value)
 OTHER_APPS: Final = "(other)"
 USES_MAX: Final = 10_000  # sums in one answer
 SIGNED_MAX: Final = 100  # generations on one page
+UNSURE_MAX: Final = 10_000  # holds that a lost database may have kept; over it they expire like forgotten ones
+AGAIN_S: Final = 0.2  # until a settlement is tried again that the database did not take
+SETTLE_S_MAX: Final = 30.0
 
 
 def node_account(peer: str) -> str:
@@ -54,6 +60,7 @@ class Store:
         self.do = do
         self.read = read or do
         self.wall_ms = wall_ms
+        self._unsure: dict[str, None] = {}
 
     # Credit.
 
@@ -71,7 +78,7 @@ class Store:
         wall_ms = self.wall_ms()
 
         def act(tables: Tables) -> Mapping[Counted, Rate]:
-            admitted = Admitted(empty_at_us={}, rates={}) if demand is None else _admit(tables, demand, wall_ms)
+            admitted = _NO_RATES if demand is None else _admit(tables, demand, wall_ms)
             key, request = ("", "") if demand is None else (demand.key, demand.request)
             change = ledger.reserve(tables, hold_id, account_id, amount, expires_at_ms, key=key, request=request)
             if change != NOTHING:
@@ -80,12 +87,14 @@ class Store:
                 tables.write(change, wall_ms)
             return admitted.rates
 
-        return await self.do(act)
+        with self._doubting(hold_id):
+            return await self.do(act)
 
     async def settle(self, generation: Generation, *, is_first: bool = True, tokens_expected: int = 0) -> None:
         """Posts the order's hold at `generation.charge` to its node's account, and keeps the signed bytes.
 
-        `is_first`: nothing was settled for its request before. `tokens_expected`: what `Demand` said of it.
+        `is_first`: nothing was settled for its request before. `tokens_expected`: what `Demand` said of it. A database
+        that is away for a moment is waited for. Raises LedgerError, StoreError.
         """
         at_ms = self.wall_ms()
 
@@ -96,19 +105,29 @@ class Store:
                 _note_use(tables, generation, at_ms, 1 if is_first else 0)
                 _charge_key(tables, generation, at_ms, tokens_expected)
 
-        await self.do(act)
+        with self._doubting(generation.order_id):
+            await self._insist(act)
 
     async def void(self, hold_id: str) -> None:
-        """Gives a whole hold back."""
-        await self._change(lambda book: ledger.void(book, hold_id))
+        """Gives a whole hold back. If the database does not take it, `expire` does it later."""
+        is_unsure = hold_id in self._unsure
+        with self._doubting(hold_id):
+            await self._change(lambda book: _void_unsure(book, [hold_id]) if is_unsure else ledger.void(book, hold_id))
 
     async def void_all(self) -> int:
         """Gives every open hold back; returns how many there were. For holds of a process that is no more."""
         return len((await self._change(ledger.void_all)).holds)
 
     async def expire(self) -> int:
-        """Ends the holds that are overdue; returns how many there were."""
+        """Ends the holds that are overdue; returns how many there were.
+
+        It also gives back what was held, or was to be given back, when the database was lost.
+        """
         wall_ms = self.wall_ms()
+        if unsure := tuple(self._unsure):
+            await self._change(lambda book: _void_unsure(book, unsure))
+            for hold_id in unsure:
+                self._unsure.pop(hold_id, None)
         return len((await self._change(lambda book: ledger.expire(book, wall_ms))).holds)
 
     async def balance(self, account_id: str) -> Account:
@@ -132,6 +151,28 @@ class Store:
 
         return await self.do(act)
 
+    @contextmanager
+    def _doubting(self, hold_id: str) -> Iterator[None]:
+        """Remembers a hold if nobody can say whether it was written, or ended."""
+        try:
+            yield
+        except (StoreError, trio.Cancelled):
+            if len(self._unsure) < UNSURE_MAX:
+                self._unsure[hold_id] = None
+            raise
+        self._unsure.pop(hold_id, None)
+
+    async def _insist(self, act: Callable[[Tables], None]) -> None:
+        """Does what may be repeated, as soon as the database is there."""
+        until = trio.current_time() + SETTLE_S_MAX
+        while True:
+            try:
+                return await self.do(act)
+            except StoreUnavailable:
+                if trio.current_time() >= until:
+                    raise
+            await trio.sleep(AGAIN_S)
+
     # Accounts and keys.
 
     async def found(self, user: User, key: Key, credit: int) -> bool:
@@ -140,7 +181,7 @@ class Store:
 
         def act(tables: Tables) -> bool:
             if tables.user_count():
-                return False
+                return tables.user(user.id) == user
             _welcome(tables, user, key, credit, at_ms)
             return True
 
@@ -231,6 +272,12 @@ class Store:
         return await self.do(lambda tables: tables.forget_generations(before_ms, kept_max, step))
 
 
+def _void_unsure(book: Book, hold_ids: Iterable[str]) -> Change:
+    """Ends those of these holds that were made and are open; what has become of the others is as it should be."""
+    found = (book.hold(hold_id) for hold_id in hold_ids)
+    return ledger.void_left(book, [hold for hold in found if hold is not None and hold.state is HoldState.OPEN])
+
+
 def _welcome(tables: Tables, user: User, key: Key, credit: int, at_ms: int) -> None:
     tables.write(ledger.transfer(tables, f"grant:{user.id}", NETWORK, user.id, credit), at_ms)
     tables.add_user(user)
@@ -246,6 +293,7 @@ def _standing(tables: Tables, key: Key, wall_ms: int) -> Standing:
     )
 
 
+_NO_RATES: Final = Admitted(empty_at_us={}, rates={})
 _UNLIMITED: Final = Standing(spent=0, held=0, requests=frozenset(), empty_at_us={})
 
 

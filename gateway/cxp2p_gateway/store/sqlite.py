@@ -75,7 +75,7 @@ def _connection(path: Path) -> Iterator[Connection]:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise StoreError(f"the gateway's database {path} cannot be opened: {error.strerror}") from None
-    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool, hide_parameters=True)
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "begin", _begin)
     try:
@@ -105,7 +105,8 @@ def _begin(connection: Connection) -> None:
 
 def _reading(path: Path) -> Engine:
     """Connections that cannot write, for threads that read beside the one that writes."""
-    engine = create_engine(URL.create("sqlite", database=str(path)), pool_size=READERS, max_overflow=0)
+    address = URL.create("sqlite", database=str(path))
+    engine = create_engine(address, pool_size=READERS, max_overflow=0, hide_parameters=True)
     event.listen(engine, "connect", _set_up_reading)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     return engine

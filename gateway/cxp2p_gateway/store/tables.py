@@ -19,11 +19,7 @@ class StoreError(CxError):
 
 
 class StoreUnavailable(StoreError):
-    """The database cannot be reached or does not answer for now. `unsure`: what was asked for may have been done."""
-
-    def __init__(self, message: str, *, unsure: bool = False) -> None:
-        super().__init__(message)
-        self.unsure = unsure
+    """The database cannot be reached or does not answer for now. What was asked for may have been done all the same."""
 
 
 class StoreLocked(StoreError):

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
@@ -128,10 +129,6 @@ class Writer:
                     transaction.rollback()
                     return
                 _check_alive(connection)
-            try:
-                transaction.commit()
-            except SQLAlchemyError as error:
-                raise translated(error, unsure=True) from error
         self.commits += 1
 
 
@@ -169,17 +166,17 @@ def _check_alive(connection: Connection) -> None:
         raise StoreError("the database could not write, and undid all that came together; is the disk full?")
 
 
-def translated(error: BaseException, *, unsure: bool = False) -> StoreError:
+def translated(error: BaseException) -> StoreError:
     """What a database's library raised, in our words: without what was to be written."""
     if isinstance(error, StoreError):
-        return error
-    cause = one_line(error)
+        return copy(error)  # each who waits raises its own
+    cause = first_line(error)
     if _passes(error):
-        return StoreUnavailable(f"the gateway's database does not answer: {cause}", unsure=unsure)
+        return StoreUnavailable(f"the gateway's database does not answer: {cause}")
     return StoreError(f"the gateway's database could not do this: {cause}")
 
 
-def one_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """What went wrong; what PostgreSQL adds in further lines shows rows."""
     lines = str(getattr(error, "orig", None) or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
