@@ -14,7 +14,7 @@ from typing import Final
 HEAD_BYTES_MAX: Final = 128 * 1024  # twice what the front takes, so that it can say no in the client's dialect
 HEADERS_MAX: Final = 256
 CHUNK_LINE_BYTES_MAX: Final = 256  # a size and its extensions, which nobody sends
-CHUNK_FRAMES_BYTES_MAX: Final = 16 * 1024 * 1024  # all sizes and line ends of a body: chunks of 5 bytes for the largest
+CHUNK_FRAMES_BYTES_MAX: Final = 1024 * 1024  # all sizes and line ends of a body: 150,000 chunks or so
 TRAILERS_BYTES_MAX: Final = 8 * 1024
 POISON: Final = b"\0\r\n\r\n"
 """Wherever a line may begin, no parser takes this for one: it makes h11 say that the request is malformed."""
