@@ -25,6 +25,7 @@ class Front:
     base_url: str
     headers: dict[str, str]
     bootstrap: str
+    gateway_pid: int
 
 
 @asynccontextmanager
@@ -46,7 +47,7 @@ async def open_network(state: Path, models: str, nodes: int = 1) -> AsyncIterato
         )
         known = credentials(state, gateway)
         headers = {"Authorization": f"Bearer {known['api_key']}", "X-User-Id": known["user_id"]}
-        yield Front(gateway.fact("ready", "url") + "/api/v1", headers, addresses[0])
+        yield Front(gateway.fact("ready", "url") + "/api/v1", headers, addresses[0], gateway.process.pid)
 
 
 def _node_config(data_path: Path, bootstrap: str) -> str:
