@@ -22,6 +22,7 @@ POISON: Final = b"\0\r\n\r\n"
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 _AUTHORITY: Final = rb"[-0-9A-Za-z._~!$&'()*+,;=%:\[\]]+"
 _REQUEST_LINE: Final = re.compile(rb"([-!#$%&'*+.^_`|~0-9A-Z]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])")
+_FIRST: Final = frozenset(b"\r-!#$%&'*+.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")  # of a method, or an empty line
 _ABSOLUTE: Final = re.compile(rb"https?://(" + _AUTHORITY + rb")((?:[/?].*)?)", re.IGNORECASE)
 _FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _HOST: Final = re.compile(rb"(?:" + _AUTHORITY + rb")?")
@@ -88,7 +89,7 @@ class Framing:
 
     def _line_end(self, data: bytes, at: int) -> int:
         """Where the line ends; 0 if its end is still to come."""
-        if self._at is _At.REQUEST and data[at] < 0x21 and data[at] != 0x0D:
+        if self._at is _At.REQUEST and data[at] not in _FIRST:
             raise _Flaw  # TLS, for instance: of which a line may never end
         end = data.find(b"\n", at) + 1
         self._weigh((end or len(data)) - at)

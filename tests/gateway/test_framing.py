@@ -121,7 +121,7 @@ def test_a_body_of_tiny_chunks_ends_before_its_frames_weigh_more_than_bodies_may
     assert framing.refused == 400
 
 
-@pytest.mark.parametrize("data", [b"\x16\x03\x01", b"\x00", b" ", b"\n"])
+@pytest.mark.parametrize("data", [b"\x16\x03\x01", b"\x00", b" ", b"\n", b"\x81", b"g", b"{"])
 def test_what_is_no_request_is_known_by_its_first_byte(data: bytes) -> None:
     """TLS, for instance, has no line ends to wait for."""
     assert seen(data) == (POISON, 400)
