@@ -171,7 +171,7 @@ async def test_cancels_at_any_moment_leave_nothing_behind(autojump_clock: MockCl
                 nursery.start_soon(one, f"http://{rng.choice('abc')}.example/{number % 30}")
         await trio.sleep(3)  # the hosts notice when they have something to say
         assert (web.open, len(fetcher._turns), len(fetcher._flights)) == (0, 0, 0)
-        assert (fetcher._turns._slots.value, fetcher._large.value) == (4, 8)
+        assert (fetcher._turns._slots.value, fetcher._room.used) == (4, 0)
         web.hosts["*"] = says_hello
         await trio.sleep(UNWELL_S)
         await fetch(fetcher, A)

@@ -17,8 +17,9 @@ from cxp2p.scrape import Gathering
 from cxp2p.wire import encode_frame
 from cxp2p_node.engines.scrape import Scrape, ScrapeOffer, Tools
 from cxp2p_node.scrape.fetch import Fetcher
-from cxp2p_node.scrape.fetched import FetchRefused
+from cxp2p_node.scrape.fetched import Fetched, FetchRefused
 from cxp2p_node.scrape.reading import CONTENT_BYTES_MAX, Read, Unread, extractor, read_page
+from cxp2p_node.scrape.room import ROOM_BYTES, Place
 from webs import EPOCH_MS, Asked, Line, Web, allowing, fetcher_in_memory
 
 PRICES = Prices(input=0, output=20_000_000)
@@ -33,6 +34,7 @@ class ReadsHere:
     slow_s: float = 0.0
     reading: int = 0
     reading_most: int = 0
+    ended: int = 0
 
     async def read(self, unread: Unread) -> Read:
         self.reading += 1
@@ -42,6 +44,7 @@ class ReadsHere:
             return read_page(unread)
         finally:
             self.reading -= 1
+            self.ended += 1
 
 
 @dataclass
@@ -254,6 +257,59 @@ async def test_pages_that_were_fetched_wait_in_limited_number(autojump_clock: tr
         await run(engine, job_of(*(f"http://h{number}.example/" for number in range(50)), timeout_s=60))
 
     assert reads.reading_most == 8
+
+
+@dataclass
+class CountsFetched:
+    """Fetches, and counts what was fetched and not read yet."""
+
+    fetcher: Fetcher
+    reads: ReadsHere
+    fetched: int = 0
+    most: int = 0
+
+    def place(self) -> Place:
+        return self.fetcher.place()
+
+    async def fetch(self, url: str, **limits: Any) -> Fetched:
+        page = await self.fetcher.fetch(url, **limits)
+        self.fetched += 1
+        self.most = max(self.most, self.fetched - self.reads.ended)
+        return page
+
+
+async def test_large_pages_that_were_fetched_wait_in_limited_size(autojump_clock: trio.testing.MockClock) -> None:
+    """Until they were read they have their room, and no other is fetched to its end before there is some again."""
+    reads = ReadsHere(slow_s=1.0)
+    size = 9_000_000
+
+    async def script(asked: Asked, line: Line) -> None:
+        await line.page(b"<p>Hello<!--" + b"x" * size)
+
+    async with fetcher_in_memory(Web({"*": allowing(script)})) as fetcher:
+        fetches = CountsFetched(fetcher, reads)
+        tools = Tools(fetches=fetches, reads=reads, readers=16)
+        engine = Scrape(ScrapeOffer(prices=PRICES), tools)
+        answer = await run(engine, job_of(*(f"http://h{number}.example/" for number in range(40)), timeout_s=60))
+
+    assert all(page.content for page in answer.pages)
+    assert 1 < fetches.most <= ROOM_BYTES // size
+
+
+async def test_a_job_that_ends_gives_its_room_back(autojump_clock: trio.testing.MockClock) -> None:
+    """Whether its pages were on their way, waited, or were being read."""
+    reads = ReadsHere(slow_s=1000.0)
+
+    async def script(asked: Asked, line: Line) -> None:
+        await line.page(b"x" * 9_000_000, content_type="text/plain")
+
+    async with fetcher_in_memory(Web({"*": allowing(script)})) as fetcher:
+        engine = engine_of(fetcher, reads)
+        with trio.move_on_after(60):
+            await run(engine, job_of(*(f"http://h{number}.example/" for number in range(40)), timeout_s=60))
+        assert reads.reading_most
+        with trio.fail_after(1):
+            await fetcher.place().grow(ROOM_BYTES)
 
 
 @pytest.mark.parametrize("render", [Render.NEVER, Render.AUTO])

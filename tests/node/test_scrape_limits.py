@@ -14,8 +14,8 @@ from cxp2p.egress import Target, admit_url, rules_of
 from cxp2p.records import PageFault
 from cxp2p_node.scrape import turns
 from cxp2p_node.scrape.dial import CONNECT_S_MAX, LOOKUPS_MAX, TRIED_MAX, Dialler, SystemResolver, is_peer, tls_context
-from cxp2p_node.scrape.fetch import LARGE_BYTES, LARGE_MAX
-from cxp2p_node.scrape.fetched import Fetched, FetchRefused
+from cxp2p_node.scrape.fetched import Fetched, FetchRefused, FetchSettings
+from cxp2p_node.scrape.room import LARGE_BYTES, ROOM_BYTES
 from cxp2p_node.scrape.turns import WAITERS_MAX
 from webs import (
     LOOPBACK,
@@ -32,6 +32,8 @@ from webs import (
     refused,
     says_hello,
 )
+
+LARGE_MAX = ROOM_BYTES // FetchSettings().body_bytes_max  # each may yet become one of the largest
 
 
 async def test_large_pages_are_few_at_once(autojump_clock: MockClock) -> None:

@@ -32,12 +32,15 @@ from cxp2p_node.engines import Counted, Emit
 from cxp2p_node.scrape.fetched import Fetched, Fetches, FetchRefused
 from cxp2p_node.scrape.readers import Reads
 from cxp2p_node.scrape.reading import Read, Unread, extractor
+from cxp2p_node.scrape.room import Place
 
 log = logging.getLogger("cxp2p.node.scrape")
 
 SLOTS: Final = 8  # jobs at once: most of their time they wait for hosts
-HOSTS_AT_ONCE: Final = 48  # of all jobs; each has a page of at most 10 MB in its hands
+HOSTS_AT_ONCE: Final = 48  # of all jobs; each has a page in its hands, and large ones must have room (`room`)
 READ_AHEAD: Final = 4  # pages that wait for each process that reads, so that none is ever without one
+UNREAD_MAX: Final = 32  # of all processes, what was read and is on its way included
+RENDERED_MAX: Final = 4  # pages that scripts made, of at most 10 MB each, two of which are on their way
 PIECE_BYTES: Final = 60_000  # a frame of the wire has 65,536
 PRICE_PAGE: Final = 20_000_000  # µcredits per million pages: 20 for one
 HTML: Final = "text/html; charset=utf-8"
@@ -81,7 +84,8 @@ class Scrape:
         self.tools = tools
         self._extractor = extractor()
         self._hosts = trio.Semaphore(HOSTS_AT_ONCE)
-        self._unread = trio.Semaphore(max(1, tools.readers) * READ_AHEAD)
+        self._unread = trio.Semaphore(min(max(1, tools.readers) * READ_AHEAD, UNREAD_MAX))
+        self._rendered_now = trio.Semaphore(RENDERED_MAX)
 
     def on_change(self, call: Callable[[], None]) -> None:
         """Nothing here changes: processes that read are started as they are needed."""
@@ -117,23 +121,34 @@ class Scrape:
         """The pages of one host in a row, as they can only be fetched; each is read while the next one comes."""
         for numbers in pages:
             async with self._hosts:
+                place = self.tools.fetches.place()
                 try:
                     fetched = await self.tools.fetches.fetch(
-                        job.urls[numbers[0]], timeout_s=job.timeout_s, age_s_max=job.age_s_max
+                        job.urls[numbers[0]], timeout_s=job.timeout_s, age_s_max=job.age_s_max, place=place
                     )
+                    await self._unread.acquire()
                 except FetchRefused as refused:
+                    place.leave()
                     log.info("%s", refused)
                     page = refusal(refused)
+                except BaseException:
+                    place.leave()
+                    raise
                 else:
-                    await self._unread.acquire()
-                    nursery.start_soon(self._read_on, job, numbers, fetched, telling)
+                    nursery.start_soon(self._read_on, job, numbers, [fetched], place, telling)
                     del fetched  # the other task's alone, while this one waits for its next
                     continue
             await telling.tell(page, numbers)
 
-    async def _read_on(self, job: ScrapeJob, numbers: Sequence[int], fetched: Fetched, telling: _Telling) -> None:
+    async def _read_on(
+        self, job: ScrapeJob, numbers: Sequence[int], fetched: list[Fetched], place: Place, telling: _Telling
+    ) -> None:
         try:
-            await telling.tell(await self._page(job, fetched), numbers)
+            try:
+                page = await self._page(job, fetched.pop())
+            finally:
+                place.leave()  # while it is told, only what it says is kept
+            await telling.tell(page, numbers)
         finally:
             self._unread.release()
 
@@ -150,8 +165,9 @@ class Scrape:
 
     async def _rendered(self, renders: Renders, job: ScrapeJob, fetched: Fetched, page: ScrapedPage) -> ScrapedPage:
         try:
-            body = await renders.render(fetched.final_url, timeout_s=job.timeout_s, wait_ms=job.wait_ms)
-            read = await self._read(job, body, HTML, fetched.final_url)
+            async with self._rendered_now:
+                body = await renders.render(fetched.final_url, timeout_s=job.timeout_s, wait_ms=job.wait_ms)
+                read = await self._read(job, body, HTML, fetched.final_url)
         except FetchRefused as refused:
             log.info("%s is not rendered: %s", fetched.final_url, refused)
             if page.fault is None:

@@ -26,9 +26,15 @@ LINKED_DATA_CHARACTERS_MAX: Final = 500_000
 
 _ATTRIBUTE: Final = r"""[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z)|[^>\s]*+))?+"""
 _ATTRIBUTES: Final = rf"(?:[\s/]++|{_ATTRIBUTE})*+"
+# Within these, in a drawing, there is nothing to read: pages have dozens of icons, and each is one token so.
+_DRAWN: Final = (
+    "animate|animatemotion|animatetransform|circle|clippath|defs|desc|ellipse|filter|g|image|line|lineargradient|marker"
+    "|mask|path|pattern|polygon|polyline|radialgradient|rect|set|stop|symbol|text|textpath|title|tspan|use"
+)
 _TOKEN: Final = re.compile(
     rf"""
-      <(script|style|select|title|textarea|xmp|iframe|noembed|noframes)(?=[\s/>])({_ATTRIBUTES})(?:>|\Z)
+      <svg(?=[\s/>]){_ATTRIBUTES}(?<!/)>(?:[^<]++|<(?:{_DRAWN})(?=[\s/>]){_ATTRIBUTES}>|</(?:{_DRAWN})\s*+>)*+</svg\s*+>
+    | <(script|style|select|title|textarea|xmp|iframe|noembed|noframes)(?=[\s/>])({_ATTRIBUTES})(?:>|\Z)
        ((?:[^<]++|<(?!/\1[\s/>]))*+)                                # nothing is a tag in these but their own end
     | <(/?)([a-z][^\s/>]*+)({_ATTRIBUTES})(?:>|\Z)
     | <!--(?:-?>|(?:[^-]++|-(?!-!?>))*+(?:--!?>|\Z))
@@ -143,7 +149,7 @@ class _Open:
     def start(self, name: str) -> bool:
         """Whether the tag stays."""
         self._nodes += 1 + self._active
-        if self.full:
+        if self._nodes > NODES_MAX:
             return False
         names = self._names
         if ended := _ENDS.get(name):

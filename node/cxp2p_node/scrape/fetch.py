@@ -36,11 +36,10 @@ from cxp2p_node.scrape.replies import (
     validators,
 )
 from cxp2p_node.scrape.robots import ALLOW_ALL, FILE_BYTES_MAX, UNKNOWN, Robots, robots_of, token_of
+from cxp2p_node.scrape.room import LARGE_BYTES, ROOM_BYTES, Place, Room
 from cxp2p_node.scrape.turns import Budget, Turns, no_turn
 
 ROBOTS_FETCH_S_MAX: Final = 15.0
-LARGE_BYTES: Final = 1 << 20  # a page with more is large
-LARGE_MAX: Final = 8  # large pages at once: `at_once` small ones and these are all the memory that bodies take
 SLICE_BYTES: Final = 8192  # is inflated at a time: to 1.6 MB at most
 
 # Nothing came, if no reply did: unlike a page that is missing, this says something about all pages of a host.
@@ -57,6 +56,7 @@ class _Trip:
     first: Target
     target: Target
     budget: Budget
+    place: Place
     redirects: int = 0
     answered: bool = False
     retried: bool = False
@@ -89,7 +89,7 @@ class Fetcher:
         self._robots = RobotsBook()
         self._manners = Manners(settings.delay_s)
         self._turns = Turns(self._manners, settings.at_once)
-        self._large = trio.Semaphore(LARGE_MAX)
+        self._room = Room(max(ROOM_BYTES, settings.body_bytes_max))
         self._flights: dict[str, _Flight] = {}
 
     def __repr__(self) -> str:
@@ -113,15 +113,32 @@ class Fetcher:
             finally:
                 self._manners.visited(host, trio.current_time())
 
-    async def fetch(self, url: str, *, timeout_s: float, age_s_max: int, wait_s: float = WAIT_S) -> Fetched:
+    def place(self) -> Place:
+        """For one page, before it is fetched. See `Fetches`."""
+        return Place(self._room)
+
+    async def fetch(
+        self, url: str, *, timeout_s: float, age_s_max: int, wait_s: float = WAIT_S, place: Place | None = None
+    ) -> Fetched:
         """The page at `url`, or a copy that is no older than `age_s_max`. Raises FetchRefused. See `Fetches`."""
+        own = place or self.place()
+        try:
+            fetched = await self._fetch(url, Budget(page_s=timeout_s, wait_s=wait_s), age_s_max, own)
+            await own.share(len(fetched.body))
+            return fetched
+        finally:
+            if own is not place:
+                own.leave()
+
+    async def _fetch(self, url: str, budget: Budget, age_s_max: int, place: Place) -> Fetched:
         try:
             target = admit_url(url, self.rules)
         except EgressRefused as refused:
             raise FetchRefused.of(refused) from None
         if age_s_max and (copy := self._copies.young(target.url, age_s_max, trio.current_time())):
             return copy
-        deadline = trio.current_time() + timeout_s + wait_s
+        timeout_s = budget.page_s
+        deadline = trio.current_time() + timeout_s + budget.wait_s
         while flight := self._flights.get(target.url):
             with trio.move_on_at(deadline) as scope:
                 await flight.done.wait()
@@ -131,12 +148,12 @@ class Fetcher:
                 return flight.fetched
             if flight.refused is not None and flight.holds_for(timeout_s):
                 raise flight.refused.copy()
-        return await self._lead(target, Budget(page_s=timeout_s, wait_s=wait_s))
+        return await self._lead(_Trip(first=target, target=target, budget=budget, place=place))
 
-    async def _lead(self, target: Target, budget: Budget) -> Fetched:
+    async def _lead(self, trip: _Trip) -> Fetched:
         """Fetches for all who want this page. If it is cancelled, one of them does it again."""
-        flight = self._flights[target.url] = _Flight(budget.page_s)
-        trip = _Trip(first=target, target=target, budget=budget)
+        url = trip.first.url
+        flight = self._flights[url] = _Flight(trip.budget.page_s)
         try:
             while flight.fetched is None:
                 flight.fetched = await self._visit(trip)
@@ -146,7 +163,7 @@ class Fetcher:
             flight.refused = refused.copy()
             raise
         finally:
-            del self._flights[target.url]
+            del self._flights[url]
             flight.done.set()
 
     async def _visit(self, trip: _Trip) -> Fetched | None:
@@ -203,7 +220,7 @@ class Fetcher:
             if reply.status in (404, 410):
                 self._copies.drop(trip.first.url)
             check_status(reply.status, target.url)
-            return await self._page(trip.first.url, target, reply)
+            return await self._page(trip, target, reply)
 
     def _paused(self, target: Target, reply: Reply, trip: _Trip) -> bool:
         """Remembers the pause that the host asks for, if it does. Whether it is short enough to try again then."""
@@ -212,11 +229,12 @@ class Fetcher:
             self._manners.pause(target.host, trio.current_time(), pause, reply.status)
         return 0 < pause <= min(RETRY_S_MAX, trip.budget.wait_s) and not trip.retried
 
-    async def _page(self, url: str, target: Target, reply: Reply) -> Fetched:
+    async def _page(self, trip: _Trip, target: Target, reply: Reply) -> Fetched:
         """Reads the page, and keeps a copy if it may."""
+        url = trip.first.url
         content_type = content_type_of(reply.headers, reply.status, target.url)
         try:
-            body = await self._body(reply)
+            body = await self._body(reply, trip.place)
         except FetchRefused as refused:
             refused.status = reply.status
             raise
@@ -234,7 +252,7 @@ class Fetcher:
             self._copies.drop(url)
         return fetched
 
-    async def _body(self, reply: Reply) -> bytes:
+    async def _body(self, reply: Reply, place: Place) -> bytes:
         bytes_max = self._settings.body_bytes_max
         if not check_length(reply.headers, bytes_max):
             raise too_large(bytes_max)
@@ -245,12 +263,13 @@ class Fetcher:
                 for at in range(0, len(part), SLICE_BYTES):
                     body.take(part[at : at + SLICE_BYTES])
                     if body.size > LARGE_BYTES and not large:
-                        await self._large.acquire()
+                        await place.grow(bytes_max)
                         large = True
+            place.settle(body.size)
             return body.end()
-        finally:
-            if large:
-                self._large.release()
+        except BaseException:
+            place.leave()  # before it waits for another turn
+            raise
 
     def _still(self, url: str, copy: Copy) -> Fetched:
         """The copy is still the page, as the server says."""

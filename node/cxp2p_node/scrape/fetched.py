@@ -10,6 +10,7 @@ import cxp2p
 from cxp2p.egress import PORTS, EgressRefused
 from cxp2p.errors import CxError
 from cxp2p.records import PageFault
+from cxp2p_node.scrape.room import Place
 
 MIB: Final = 1 << 20
 USER_AGENT: Final = f"CxmputeBot/{cxp2p.__version__}"
@@ -61,12 +62,19 @@ class FetchRefused(CxError):
 class Fetches(Protocol):
     """Fetches pages. `fetch.Fetcher` does; so does a test's twin."""
 
-    async def fetch(self, url: str, *, timeout_s: float, age_s_max: int, wait_s: float = WAIT_S) -> Fetched:
+    def place(self) -> Place:
+        """For one page, before it is fetched. Who has it leaves it when the page's bytes are not needed any more."""
+        ...
+
+    async def fetch(
+        self, url: str, *, timeout_s: float, age_s_max: int, wait_s: float = WAIT_S, place: Place | None = None
+    ) -> Fetched:
         """The page at `url`, or a copy that is no older than `age_s_max`. Raises FetchRefused.
 
         `timeout_s` is for the page itself; `wait_s` for the turns of its hosts before it, one page at a time and a
         pause after each. A host's robots.txt, if it is not known yet, has a limit of its own. Of several that fetch
-        one URL at once, one does and all get what it got; each may be cancelled.
+        one URL at once, one does and all get what it got; each may be cancelled. A large page waits until there is room
+        for it, which is that of `place`; without one it has room on its way only.
         """
         ...
 

@@ -39,6 +39,8 @@ HOSTILE: dict[str, Callable[[int], str]] = {
     "open brackets": lambda count: "<p>" + "[" * count + "](x)",
     "angle brackets": lambda count: "<" * count,
     "comments in scripts": lambda count: "<div><script><!--<script></script></div>--></script>" * count,
+    "drawings": lambda count: "<svg><g><path d='x'>" * count,
+    "drawings that do not end": lambda count: "<svg><g a='></svg>" * count,
     "backticks": lambda count: "<p>" + "`" * count + "<code>" + "`" * count,
     "emphasis": lambda count: "<p>" + "<b>x</b><i>*</i>" * count,
     "line breaks": lambda count: "<p>" + "x<br><br>" * count,
@@ -131,6 +133,12 @@ SAME = [
     ("x\0y<p\0>z", "xyz"),
     ("<p>un<b>closed", "unclosed"),
     ("</p></div></b>x", "x"),
+    ("a<svg viewBox='0 0 1 1'><title>Menu</title><g><path d='M1'/></g></SVG >b", "ab"),
+    ("a<svg/>b<path></svg>c", "abc"),
+    ("a<svg><path></g><p>b</p></svg>c", "abc"),
+    ("a<svg><a href=x><text>no</text></a></svg>b", "ab"),
+    ("a<svg><text>no</text>", "a"),
+    ("a<svg class='></svg>'><path></svg>b", "ab"),
 ]
 
 
