@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
+import trio.testing
 
 from cxp2p_gateway.http import Front
 from cxp2p_gateway.listener import HttpServer
@@ -37,6 +38,12 @@ class Listening:
         async with self.connect() as client:
             await client.say(data)
             return await client.reply(method), await client.rest()
+
+    async def ran(self, count: int) -> None:
+        """Waits until so many jobs have begun."""
+        with trio.fail_after(PATIENCE_S):
+            while len(self.door.runs) < count:
+                await trio.testing.wait_all_tasks_blocked(0.001)
 
     async def serves(self) -> bool:
         """Whether the next caller is served."""
