@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import TypeAlias
 
 ROUNDS = 5
@@ -25,6 +25,11 @@ class Rate:
     def of(cls, values: Sequence[float]) -> Rate:
         """Of the values of some rounds."""
         return cls(median=median(values), least=min(values), most=max(values))
+
+    @classmethod
+    def mean_of(cls, values: Sequence[float]) -> Rate:
+        """The mean in the place of the median: of scores of pages, each of which counts."""
+        return cls(median=fmean(values), least=min(values), most=max(values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

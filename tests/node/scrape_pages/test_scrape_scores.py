@@ -8,6 +8,7 @@ import pytest
 
 import pages as docs
 from benchmarks.extraction_scores import means, our_markdown, pages, said_by, scores, wanted_of
+from benchmarks.web_pages import web_pages
 
 LOST_MAX = 0.005  # of a mean: what another release of a library may cost before somebody looks
 WORST = {"text": 0.9, "code": 0.9}  # of any page; a table or a heading alone on its page is worth all of it
@@ -53,6 +54,19 @@ def test_what_is_not_wanted_is_missed_as_well() -> None:
     rows = [scores(wanted_of(body), said_by(re.sub(r"<[^>]*>", " ", body.decode()))) for _, body in in_utf8()]
 
     assert means(rows)["text"] < stated()["text"] - 0.15
+
+
+def test_pages_of_the_webs_size_are_read_as_well() -> None:
+    """Those of the benchmark: what was added to them is found like the rest, and nothing of what is around."""
+    grown = web_pages()
+    rows = [scores(wanted_of(body), said_by(our_markdown(body))) for _, body in grown]
+
+    assert len(grown) == 30
+    assert all(20_000 <= len(body) <= 120_000 for _, body in grown)
+    assert sum(wanted_of(body).words.total() for _, body in grown) > 5 * sum(
+        wanted_of(body).words.total() for _, body in pages()
+    )
+    assert means(rows)["text"] > stated()["text"] - LOST_MAX
 
 
 def in_utf8() -> list[tuple[str, bytes]]:
