@@ -14,7 +14,7 @@ import trio
 
 from cxp2p_gateway.asking import Caller
 from cxp2p_gateway.exchange import ulid
-from cxp2p_gateway.keys import Key, NewKey, key_id, make_key, opens, usable
+from cxp2p_gateway.keys import NOBODY, Key, NewKey, key_id, make_key, opens, usable
 from cxp2p_gateway.store import Store, StoreError
 from cxp2p_gateway.store.rows import User
 
@@ -96,22 +96,28 @@ class Accounts:
         wanted = key_id(token)
         if wanted is None:
             return None
-        key = self._remembered.get(wanted)
-        if key is None:
+        key = self._remembered.get(wanted, NOBODY)
+        if not opens(token, key, self._wall_ms()):  # looked up also if it is remembered: who guesses cannot tell
             changes = self._changes
             async with self._look_ups:
-                key = await self._store.key(wanted)
-            if key is None or not opens(token, key, self._wall_ms()):
+                key = await self._store.usable_key(wanted) or NOBODY
+            if not opens(token, key, self._wall_ms()):
                 return None
             if changes == self._changes:
                 self._remember(key)
-        elif not opens(token, key, self._wall_ms()):
-            return None
         wall_ms = self._wall_ms()
         if not usable(key, wall_ms) or not self._is_owner(key, user_id):
             return None
         await self._note_use(key, wall_ms)
-        return Caller(account=key.account, key=key.id, services=key.services, models=key.models, kind=key.kind)
+        return Caller(
+            account=key.account,
+            key=key.id,
+            kind=key.kind,
+            services=key.services,
+            models=key.models,
+            rpm=key.rpm,
+            tpm=key.tpm,
+        )
 
     async def revoke(self, key: str) -> bool:
         """Ends a key, by its id, from this moment on. False if there is no such key."""
@@ -126,6 +132,11 @@ class Accounts:
         self._changes += 1
         self._remembered.pop(key, None)
         return changed
+
+    def forget(self) -> None:
+        """Remembers no key any longer: some account has changed."""
+        self._changes += 1
+        self._remembered.clear()
 
     def _is_owner(self, key: Key, user_id: str | None) -> bool:
         if user_id is None:

@@ -92,8 +92,8 @@ def matches(token: str, digest: bytes) -> bool:
 
 def opens(token: str, key: Key, wall_ms: int) -> bool:
     """Whether `token` is this key, as it is or, for as long as that is good, as it was before it was rotated."""
-    is_old = key.old_digest is not None and matches(token, key.old_digest)
-    return matches(token, key.digest) or (is_old and key.old_until_ms is not None and wall_ms < key.old_until_ms)
+    is_new, is_old = matches(token, key.digest), matches(token, key.old_digest or NOBODY.digest)
+    return is_new or (is_old and key.old_until_ms is not None and wall_ms < key.old_until_ms)
 
 
 def rotated(key: Key, made: NewKey, wall_ms: int, grace_ms: int) -> Key:
@@ -106,6 +106,10 @@ def rotated(key: Key, made: NewKey, wall_ms: int, grace_ms: int) -> Key:
 def usable(key: Key, wall_ms: int) -> bool:
     """Whether a key is neither revoked nor expired."""
     return key.revoked_at_ms is None and (key.expires_at_ms is None or wall_ms < key.expires_at_ms)
+
+
+NOBODY: Final = Key(id="", account="", digest=bytes(hashlib.sha256().digest_size), created_at_ms=0)
+"""A key that no token opens, to be tried where there is none: it takes as long."""
 
 
 def _digest(text: str) -> bytes:

@@ -16,11 +16,10 @@ import trio
 
 from cxp2p import ledger
 from cxp2p.ledger import NETWORK, NOTHING, Account, Book, Change, HoldState
-from cxp2p.records import Service
 from cxp2p_gateway import limits
 from cxp2p_gateway.keys import Key
-from cxp2p_gateway.limits import Admitted, Counted, Demand, Standing
-from cxp2p_gateway.rates import Rate, corrected
+from cxp2p_gateway.limits import Admitted, Demand, Standing
+from cxp2p_gateway.rates import Counted, Rate, corrected
 from cxp2p_gateway.spending import charged, current
 from cxp2p_gateway.store.rows import GENERATIONS_MAX, Generation, Use, UseQuery, User, UseSum
 from cxp2p_gateway.store.tables import Do, StoreError, StoreLocked, StoreUnavailable, Tables
@@ -39,7 +38,6 @@ __all__ = [
 T = TypeVar("T")
 
 APPS_MAX: Final = 200  # that are told apart on one day of one account
-IN_TOKENS: Final = (Service.CHAT.value, Service.EMBED.value)
 OTHER_APPS: Final = "(other)"
 USES_MAX: Final = 10_000  # sums in one answer
 SIGNED_MAX: Final = 100  # generations on one page
@@ -200,7 +198,7 @@ class Store:
 
         def look(tables: Tables) -> Key | None:
             key = tables.key(key_id)
-            owner = None if key is None else tables.user(key.account)
+            owner = tables.user("" if key is None else key.account)  # looked for in any case: it takes as long
             return None if owner is not None and owner.disabled_at_ms is not None else key
 
         return await self.read(look)
@@ -310,8 +308,9 @@ def _charge_key(tables: Tables, generation: Generation, at_ms: int, tokens_expec
         return
     if generation.charge:
         tables.put_budget(charged(tables.budget(key.id), key.spend_reset, at_ms, generation.charge))
-    if key.tpm is not None and generation.service in IN_TOKENS:
-        more = generation.in_units + generation.out_units - tokens_expected
+    tokens = limits.tokens_of(generation.service, generation.in_units, generation.out_units)
+    if key.tpm is not None and (tokens or tokens_expected):
+        more = tokens - tokens_expected
         empty_at_us = tables.rate_empty_at_us(key.id, Counted.TOKENS.value)
         tables.put_rate(key.id, Counted.TOKENS.value, corrected(key.tpm, empty_at_us, at_ms * 1000, more))
 
