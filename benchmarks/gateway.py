@@ -52,7 +52,7 @@ def measure(seconds: float) -> list[Figure]:
 async def _measure() -> list[Figure]:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        ours = await stack.enter_async_context(_ours(folder))
+        ours = await stack.enter_async_context(open_ours(folder))
         backend = str((await stack.enter_async_context(open_program([str(HERE / "peer_backend.py")])))["url"])
         peers = [
             await stack.enter_async_context(litellm(backend, folder)),
@@ -139,7 +139,7 @@ def _memory_mb(pid: int) -> float:
 
 
 @asynccontextmanager
-async def _ours(folder: Path) -> AsyncIterator[Peer]:
+async def open_ours(folder: Path) -> AsyncIterator[Peer]:
     async with (
         open_network(folder / "ours", "", nodes=0) as front,
         open_program([str(HERE / "echo_node.py"), str(folder / "echo"), front.bootstrap]),
