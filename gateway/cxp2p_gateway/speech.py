@@ -10,13 +10,13 @@ import trio
 from starlette.types import Receive, Scope, Send
 
 from cxp2p.client import Spoken
-from cxp2p.errors import CxError
-from cxp2p.records import Service
+from cxp2p.errors import CxError, JobFailed
+from cxp2p.records import FailureCode, Service
 from cxp2p_gateway import openai, sse
 from cxp2p_gateway.asking import Door, Overloaded
 from cxp2p_gateway.audio import MIME, RATE, AudioForm, Encoder, wav_header
 from cxp2p_gateway.exchange import Exchange, Outside
-from cxp2p_gateway.faults import Condition, Fault, cut_of, fault_of
+from cxp2p_gateway.faults import Condition, Fault, cut_of, fault_of, out_of_range
 from cxp2p_gateway.middleware import ClientGone, encoded, send_json
 from cxp2p_gateway.openai import SpeechAsk
 from cxp2p_gateway.reading import BodyBudget, Lease, read_json
@@ -104,11 +104,15 @@ class Speech:
                     deadline_s=work.wait_s,
                 )
             except CxError as error:
-                known = self._door.knows(work.voice)
-                fault = cut_of(error) if exchange.status else fault_of(error, work.voice, known, Service.SPEECH)
+                fault = cut_of(error) if exchange.status else self._fault_of(error, work)
                 if fault is None:
                     raise
                 work.ending = fault
+
+    def _fault_of(self, error: CxError, work: _Work) -> Fault | None:
+        if isinstance(error, JobFailed) and error.code is FailureCode.REQUEST_UNSUPPORTED:
+            return out_of_range(work.ask.param, f"the voice {work.voice} can read nothing of it")
+        return fault_of(error, work.voice, self._door.knows(work.voice), Service.SPEECH)
 
 
 class _Whole:

@@ -105,6 +105,7 @@ async def test_the_voice_has_a_default(autojump_clock: MockClock) -> None:
         ({"text": 5}, "Invalid value for 'text': expected a string, got a number"),
         ({"text": "x" * 10_001}, "Invalid value for 'text': 10001 characters is not between 1 and 10000"),
         ({"text": "... !?"}, "Invalid value for 'text': there is nothing in it that can be spoken"),
+        ({"text": "<speak><break/></speak> 😀"}, "Invalid value for 'text': there is nothing in it that can be spoken"),
         ({"text": "\ud800"}, "Invalid value for 'text': it is not valid Unicode text"),
         ({"text": "x", "speed": 5}, "Invalid value for 'speed': 5 is not between 0.25 and 4"),
         (
@@ -238,6 +239,17 @@ async def test_a_failure_before_the_first_sound_is_a_status(
 
     assert (await post(SpeakingDoor(words_max=0, error=error), SPEECH, body=body)).status == status
     assert (await post(SpeakingDoor(words_max=3, error=error), body=GUIDE)).status == status
+
+
+async def test_a_text_that_a_voice_cannot_read_is_told_so(autojump_clock: MockClock) -> None:
+    """Which one, under the name that the text has in this request."""
+    door = SpeakingDoor(words_max=0, error=JobFailed(FailureCode.REQUEST_UNSUPPORTED, "no sounds"))
+    guides = await post(door, body={"text": "你好"})
+    openais = await post(door, SPEECH, body={"model": "tts-1", "input": "你好", "voice": "alloy"})
+
+    assert guides.status == openais.status == 400
+    assert guides.json()["error"] == f"Invalid value for 'text': the voice {JOE} can read nothing of it"
+    assert openais.json()["error"]["param"] == "input"
 
 
 async def test_a_stream_that_breaks_off_does_not_look_whole(autojump_clock: MockClock) -> None:

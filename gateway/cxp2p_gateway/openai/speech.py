@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cxp2p.speech import TEXT_LETTERS_MAX, has_sound
+from cxp2p.speech import TEXT_LETTERS_MAX, parts_to_read
 from cxp2p_gateway import sse, voices
 from cxp2p_gateway.audio import AudioForm, forms
 from cxp2p_gateway.faults import Condition, Fault, invalid_type, out_of_range, unsupported
@@ -19,9 +19,10 @@ NAME_LENGTH_MAX: Final = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechAsk:
-    """A text to be read. `streamed`: sound is sent as it comes; `events`: as server-sent events."""
+    """A text to be read; `param` names it. `streamed`: sound is sent as it comes; `events`: as server-sent events."""
 
     text: str
+    param: str
     voice: str
     model: str
     speed: float
@@ -37,6 +38,7 @@ def tts_ask(body: dict[str, Any]) -> SpeechAsk:
     voice = _voice(fields) or voices.DEFAULT
     return SpeechAsk(
         text=text,
+        param="text",
         voice=voice,
         model=_name(fields.text("model") or "", "model"),
         speed=_speed(fields),
@@ -58,6 +60,7 @@ def speech_ask(body: dict[str, Any]) -> SpeechAsk:
     usual = AudioForm.MP3 if AudioForm.MP3 in forms() else AudioForm.WAV
     return SpeechAsk(
         text=text,
+        param="input",
         voice=voice,
         model=_name(model, "model"),
         speed=_speed(fields),
@@ -119,7 +122,7 @@ def _text(fields: Fields, name: str, missing: Condition) -> str:
         raise Fault(missing, name)
     text = checked_text(raw, name)
     ranged_length(len(text), 1, TEXT_LETTERS_MAX, name, "characters")
-    if not has_sound(text):
+    if not parts_to_read(text):
         raise out_of_range(name, "there is nothing in it that can be spoken")
     return text
 
