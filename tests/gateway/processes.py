@@ -73,11 +73,11 @@ async def echo_node(folder: Path) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def gateway(folder: Path, bootstrap: str, settings: str) -> AsyncIterator[Program]:
+async def gateway(folder: Path, bootstrap: str, settings: str, *options: str) -> AsyncIterator[Program]:
     """A gateway with these settings; its first request may wait for the node."""
     config = folder / "gateway.toml"
     config.write_text(f"data_path = {json.dumps(str(folder / 'gateway'))}\n{settings}\n")
-    async with program(folder, "gateway", "run", "--config", str(config), "-b", bootstrap) as running:
+    async with program(folder, "gateway", "run", "--config", str(config), "-b", bootstrap, *options) as running:
         await running.until("ready")
         yield running
 
