@@ -98,6 +98,7 @@ def test_nothing_is_stored_and_it_is_said(up: Up) -> None:
 
 
 async def test_the_asynchronous_client(up: Up) -> None:
+    """Its stream is put together, and four answers come at once."""
     code = f"""
 import asyncio, json, openai
 async def main():

@@ -43,8 +43,8 @@ def many(items: Schema, least: int | None = None, most: int | None = None, **mor
 
 
 def record(must: Mapping[str, Schema], may: Mapping[str, Schema] | None = None, **more: object) -> Schema:
-    """An object: `must` are there, `may` can be left out or null. Others are ignored."""
-    properties = {**must, **{name: maybe(schema) for name, schema in (may or {}).items()}}
+    """An object: `must` are there, `may` can be left out or null, if they are no `must`. Others are ignored."""
+    properties = {**must, **{name: maybe(schema) for name, schema in (may or {}).items() if name not in must}}
     return {"type": "object", "properties": properties, **({"required": [*must]} if must else {}), **more}
 
 
@@ -69,6 +69,14 @@ def maybe(schema: Schema) -> Schema:
     if set(schema) <= {"anyOf", "description"}:
         return {**schema, "anyOf": [*schema["anyOf"], NULL]}
     return {"anyOf": [schema, NULL]}
+
+
+def only_with(field: str, other: str, nothing: Schema = NULL) -> Schema:
+    """A rule of an object: `field` is `nothing`, null or absent, unless `other` is true."""
+    return any_of(
+        {"properties": {field: maybe(nothing)}},
+        {"properties": {other: {"const": True}}, "required": [other]},
+    )
 
 
 def ref(name: str) -> Schema:

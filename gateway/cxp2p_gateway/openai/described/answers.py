@@ -206,14 +206,14 @@ VECTOR: Final = any_of(many(number()), text(description="base64 of float32, litt
 
 ANSWERS: Final[dict[str, Schema]] = {
     "Cx": any_of(ONE_CX, many(ONE_CX), description="How the answer came about, for `X-Cx-Metadata: enabled`."),
-    "Usage": USAGE,
+    "TokenUsage": USAGE,
     "ChatCompletion": given(
         {
             **_chat("chat.completion"),
             "choices": many(
                 given({"index": COUNT, "message": MESSAGE, "logprobs": LOGPROBS, "finish_reason": one_of(REASONS)}), 1
             ),
-            "usage": ref("Usage"),
+            "usage": ref("TokenUsage"),
         },
         {"cx": ref("Cx")},
     ),
@@ -224,7 +224,7 @@ ANSWERS: Final[dict[str, Schema]] = {
                 given({"index": COUNT, "delta": DELTA, "logprobs": LOGPROBS, "finish_reason": maybe(one_of(REASONS))})
             ),
         },
-        {"usage": maybe(ref("Usage")), "cx": ref("Cx")},
+        {"usage": maybe(ref("TokenUsage")), "cx": ref("Cx")},
     ),
     "OutputItem": ITEM,
     "Response": RESPONSE,

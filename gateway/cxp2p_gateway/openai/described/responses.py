@@ -23,6 +23,7 @@ from cxp2p_gateway.openapi.words import (
     just,
     many,
     one_of,
+    only_with,
     record,
     ref,
     text,
@@ -79,7 +80,7 @@ RESPONSES: Final[dict[str, Schema]] = {
             **SAMPLING,
             "instructions": text(),
             "stream": flag(default=False),
-            "stream_options": record({}, description="Only with `stream: true`."),
+            "stream_options": record({}),
             "max_output_tokens": whole(1),
             "text": record({}, {"format": FORMAT}),
             "tools": many(ref("ResponseTool"), None, forms.TOOLS_MAX),
@@ -93,5 +94,6 @@ RESPONSES: Final[dict[str, Schema]] = {
             "background": {"type": "boolean", "const": False},
             **{name: {"type": "null", "description": "Nothing is stored."} for name in STORED},
         },
+        allOf=[only_with("stream_options", "stream")],
     ),
 }

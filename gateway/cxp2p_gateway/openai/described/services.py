@@ -19,14 +19,13 @@ INPUT: Final = any_of(
     many(TOKENS, 1, embeddings.INPUTS_MAX),
     description="Token ids are taken where the operator allows them.",
 )
-VOICE: Final = any_of(
-    text(0, speech.NAME_LENGTH_MAX),
-    record({}, {"id": text(0, speech.NAME_LENGTH_MAX)}),
-    description="A name from `GET /audio/voices`, or one that it stands for.",
-)
+VOICE_TOLD: Final = "A name from `GET /audio/voices`, or one that it stands for."
+VOICE_NAME: Final = text(1, speech.NAME_LENGTH_MAX)
+VOICE: Final = any_of(VOICE_NAME, record({"id": VOICE_NAME}), description=VOICE_TOLD, examples=[voices.DEFAULT])
+NAME: Final = text(0, speech.NAME_LENGTH_MAX)
+VOICE_OR_NONE: Final = any_of(NAME, record({}, {"id": NAME}), description=VOICE_TOLD)
 FORMS: Final = [form.value for form in AudioForm]
 SPOKEN: Final = text(1, TEXT_LETTERS_MAX, description="Something in it can be spoken.", examples=["Hello!"])
-NAME: Final = text(0, speech.NAME_LENGTH_MAX)
 SPEED: Final = number(0.25, 4, default=1)
 
 SERVICES: Final[dict[str, Schema]] = {
@@ -41,7 +40,7 @@ SERVICES: Final[dict[str, Schema]] = {
     "TtsRequest": record(
         {"text": SPOKEN},
         {
-            "voice": {**VOICE, "default": voices.DEFAULT},
+            "voice": {**VOICE_OR_NONE, "default": voices.DEFAULT},
             "model": NAME,
             "speed": SPEED,
             "format": one_of(FORMS, default="wav"),
