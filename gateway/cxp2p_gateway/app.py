@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,8 +50,7 @@ from cxp2p_gateway.origins import CrowdRules
 from cxp2p_gateway.ports import listen, port_of, shown
 from cxp2p_gateway.salts import CacheSalts
 from cxp2p_gateway.schemas.apart import open_schemas
-from cxp2p_gateway.store import Store
-from cxp2p_gateway.store.sqlite import open_store
+from cxp2p_gateway.store import Store, postgres, sqlite
 from cxp2p_gateway.waiting import Patience
 
 CATALOGUE: Final = tuple(known.name for known in KNOWN_MODELS)
@@ -155,7 +154,7 @@ async def open_gateway(
     egress = _egress(settings.scrape)
     embed_rules = _embed_rules(settings.embeddings)
     async with (
-        open_store(store_path(settings), wall_ms) as store,
+        open_books(settings) as store,
         open_peer(settings.peer, data_path_of(settings)) as (identity, network),
         join(identity, network, rng) as net,
         open_dispatch(net, store, wall_ms, _options(settings), CATALOGUE, metrics) as dispatch,
@@ -163,7 +162,8 @@ async def open_gateway(
         _metrics_told(settings.metrics, metrics) as metrics_url,
     ):
         first = await found_account(store, settings.accounts.credit, wall_ms(), rng)
-        accounts = Accounts(store, wall_ms, settings.accounts.user_id)
+        is_alone = settings.database.url is None
+        accounts = Accounts(store, wall_ms, settings.accounts.user_id, is_alone=is_alone)
         front = make_app(
             GatewayDoor(accounts, dispatch, _salts(settings, identity)),
             _patience(settings.http),
@@ -205,8 +205,15 @@ async def _metrics_told(settings: MetricsSettings, metrics: Metrics) -> AsyncIte
         yield f"http://{shown(settings.host)}:{port_of(listeners)}/metrics"
 
 
+def open_books(settings: GatewaySettings) -> AbstractAsyncContextManager[Store]:
+    """The gateway's store, in PostgreSQL if `database.url` says so. Opening it raises StoreError."""
+    if settings.database.url is not None:
+        return postgres.open_store(settings.database.url.get_secret_value(), wall_ms)
+    return sqlite.open_store(store_path(settings), wall_ms)
+
+
 def store_path(settings: GatewaySettings) -> Path:
-    """Where the gateway's database is, or will be."""
+    """Where the gateway's database is, or will be, if it is a file."""
     return data_path_of(settings) / "gateway.sqlite"
 
 

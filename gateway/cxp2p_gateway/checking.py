@@ -7,8 +7,8 @@ from cxp2p.errors import SettingsError
 from cxp2p_gateway.app import check_parts, data_path_of, store_path
 from cxp2p_gateway.config import GatewaySettings
 from cxp2p_gateway.ports import listen, shown
-from cxp2p_gateway.store import StoreError
-from cxp2p_gateway.store.looking import Looked, look
+from cxp2p_gateway.store import StoreError, postgres
+from cxp2p_gateway.store.looking import Looked, look, look_at
 
 
 async def check(settings: GatewaySettings, *, network: bool) -> list[Finding]:
@@ -37,8 +37,12 @@ async def check(settings: GatewaySettings, *, network: bool) -> list[Finding]:
 
 def _database(settings: GatewaySettings) -> tuple[Finding, str]:
     """The database, and which process keeps it."""
-    path = store_path(settings)
+    url = settings.database.url
     try:
+        if url is not None:
+            looked = look_at(url.get_secret_value())
+            return ok("database", f"{postgres.shown(url.get_secret_value())}{_when(looked)}"), ""
+        path = store_path(settings)
         looked = look(path)
     except StoreError as error:
         return fault("database", error), ""

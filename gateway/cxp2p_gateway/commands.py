@@ -20,13 +20,12 @@ from cxp2p.paths import default_config_path
 from cxp2p.program import LOG_LEVELS, LogForm, announce, fail, run, set_up_logging
 from cxp2p.settings import load_settings, write_commented
 from cxp2p_gateway.accounts import Accounts, issue_key
-from cxp2p_gateway.app import Gateway, open_gateway, store_path
+from cxp2p_gateway.app import Gateway, open_books, open_gateway, store_path
 from cxp2p_gateway.checking import check
 from cxp2p_gateway.config import GatewaySettings
 from cxp2p_gateway.keys import Key
 from cxp2p_gateway.keys import key_id as id_of
 from cxp2p_gateway.store import Store, StoreError, StoreLocked
-from cxp2p_gateway.store.sqlite import open_store
 
 T = TypeVar("T")
 
@@ -154,7 +153,7 @@ def check_(config: Path | None, bootstrap: tuple[str, ...], port: int | None, ne
 
 @gateway.group()
 def key() -> None:
-    """The API keys of this gateway's account, while the gateway does not run."""
+    """The API keys of this gateway's account; with SQLite while the gateway does not run."""
 
 
 @key.command("new")
@@ -230,10 +229,11 @@ def _with_store(config: Path | None, act: Callable[[Store], Awaitable[T]]) -> T:
     """What `act` returns for the gateway's store. Ends the program with the reason if the store cannot be used."""
 
     async def main() -> T:
-        path = store_path(_settings(config, (), None))
-        if not path.exists():
+        settings = _settings(config, (), None)
+        path = store_path(settings)
+        if settings.database.url is None and not path.exists():
             raise SettingsError(f"{NO_ACCOUNT} (there is no {path})")
-        async with open_store(path, wall_ms) as store:
+        async with open_books(settings) as store:
             return await act(store)
 
     try:

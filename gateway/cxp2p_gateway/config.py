@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 
 from cxp2p.egress import PORTS
 from cxp2p.peer import PeerSettings
@@ -15,6 +15,7 @@ from cxp2p_gateway.openai.embeddings import MATRYOSHKA, TokenInput
 from cxp2p_gateway.origins import LOOPBACK
 
 CREDIT = 100_000_000_000  # µcredits of the first account: it is the operator's own
+POSTGRESQL = ("postgresql://", "postgres://")
 
 
 class GatewayPeerSettings(PeerSettings):
@@ -58,6 +59,24 @@ class AccountSettings(BaseModel):
         UserIdRule.MATCH, description='X-User-Id: "match" takes requests without it, "require" does not.'
     )
     credit: int = Field(CREDIT, ge=0, le=2**62, description="µcredits that the account of the first start begins with.")
+
+
+class DatabaseSettings(BaseModel):
+    """Where accounts, keys, credit and receipts are kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: SecretStr | None = Field(
+        None,
+        description="A PostgreSQL that several gateways may share: postgresql://user:password@host/name. "
+        "If not set: a SQLite file in data_path.",
+    )
+
+    @model_validator(mode="after")
+    def _is_postgresql(self) -> DatabaseSettings:
+        if self.url is not None and not self.url.get_secret_value().startswith(POSTGRESQL):
+            raise ValueError("url: expected postgresql://user:password@host/name")
+        return self
 
 
 class JobSettings(BaseModel):
@@ -155,6 +174,9 @@ class GatewaySettings(BaseModel):
     )
     http: HttpSettings = Field(default_factory=HttpSettings, description="The OpenAI-style HTTP interface.")
     accounts: AccountSettings = Field(default_factory=AccountSettings, description="Who may come in.")
+    database: DatabaseSettings = Field(
+        default_factory=DatabaseSettings, description="Where accounts, keys, credit and receipts are kept."
+    )
     jobs: JobSettings = Field(default_factory=JobSettings, description="How much is done at once.")
     embeddings: EmbeddingSettings = Field(
         default_factory=EmbeddingSettings, description="What `POST /embeddings` takes."

@@ -15,7 +15,7 @@ from typing import Final
 from cxp2p.errors import CxError, InsufficientCredit, JobFailed, JobRefused, LocalProtocolError, NoNode
 from cxp2p.records import FailureCode, RefusalCode, Service
 from cxp2p_gateway.asking import KeyEnded, KeyForbids, Limit, Overloaded, RateLimited
-from cxp2p_gateway.store import StoreError
+from cxp2p_gateway.store import StoreError, StoreUnavailable
 
 MODEL_TEXT_LENGTH_MAX: Final = 128  # of a model's name in an error text; records allow no longer one either
 
@@ -83,6 +83,7 @@ class Condition(Enum):
     UPSTREAM_FAILED = auto()
     UPSTREAM_CUT = auto()
     DEADLINE = auto()
+    BOOKS_AWAY = auto()
     SHUTTING_DOWN = auto()
     BUG = auto()
 
@@ -214,6 +215,9 @@ TABLE: Final[Mapping[Condition, Row]] = {
         503, _SERVER, "upstream_disconnected", "The provider stopped before the answer was complete"
     ),
     Condition.DEADLINE: Row(503, _SERVER, "timeout", "The answer took too long"),
+    Condition.BOOKS_AWAY: Row(
+        503, _SERVER, "database_unavailable", "The gateway's database does not answer right now", (2, 2)
+    ),
     Condition.SHUTTING_DOWN: Row(503, _SERVER, "shutting_down", "This gateway is shutting down", (5, 5), False, _CLOSE),
     Condition.BUG: Row(500, _SERVER, "internal_error", "Internal server error (request {request_id})"),
 }
@@ -315,6 +319,8 @@ def fault_of(error: CxError, model: str, known: bool, service: Service = Service
             return Fault(Condition.SCHEMA_INVALID, "response_format", {"problem": error.reason})
         case JobFailed(code=FailureCode.TIMEOUT):
             return Fault(Condition.DEADLINE)
+        case StoreUnavailable():
+            return Fault(Condition.BOOKS_AWAY)
         case LocalProtocolError() | StoreError():
             return None
     return Fault(Condition.UPSTREAM_FAILED)

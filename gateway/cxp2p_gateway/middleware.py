@@ -17,6 +17,7 @@ from cxp2p_gateway.exchange import Exchange, Outside, exchange_of, open_exchange
 from cxp2p_gateway.faults import Condition, Fault, error_object, render
 from cxp2p_gateway.framing import HEADERS_MAX
 from cxp2p_gateway.origins import Crowd, Crowds, origin_of
+from cxp2p_gateway.store import StoreUnavailable
 
 log = logging.getLogger("cxp2p.gateway.http")
 
@@ -132,6 +133,9 @@ class Faults:
             return
         except Fault as error:
             fault = error
+        except StoreUnavailable as error:
+            log.error("%s waits for the database: %s", exchange.request_id, error)
+            fault = Fault(Condition.BOOKS_AWAY)
         except Exception as error:  # noqa: BLE001  # the gateway's outermost handler: what gets here is a bug
             log.error("bug in %s: %s", exchange.request_id, place_of(error))
             fault = Fault(Condition.BUG, None, {"request_id": exchange.request_id})

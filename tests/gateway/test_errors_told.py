@@ -18,7 +18,7 @@ from cxp2p.errors import (
 from cxp2p.records import FailureCode, RefusalCode, Service
 from cxp2p_gateway.asking import KeyForbids, Limit, Overloaded, RateLimited
 from cxp2p_gateway.faults import Base, Condition, Dialect, cut_of, fault_of, render, text_of
-from cxp2p_gateway.store import StoreError
+from cxp2p_gateway.store import StoreError, StoreUnavailable
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,7 @@ from cxp2p_gateway.store import StoreError
         (KeyForbids(Limit.SERVICE), True, Condition.SERVICE_FORBIDDEN),
         (RateLimited("60 requests per minute", 5), True, Condition.RATE_LIMITED),
         (Overloaded(5), True, Condition.OVERLOADED),
+        (StoreUnavailable("away"), True, Condition.BOOKS_AWAY),
         (JobRefused(RefusalCode.BUSY, "", 9_000), True, Condition.OVERLOADED),
         (JobRefused(RefusalCode.DRAINING, ""), True, Condition.OVERLOADED),
         (JobRefused(RefusalCode.PRICE_TOO_LOW, ""), True, Condition.UPSTREAM_FAILED),

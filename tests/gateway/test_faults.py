@@ -252,6 +252,14 @@ ROWS = [
         SERVER,
     ),
     row(
+        503,
+        "database_unavailable",
+        "The gateway's database does not answer right now",
+        C.BOOKS_AWAY,
+        {"retry-after": "2"},
+        SERVER,
+    ),
+    row(
         500,
         "internal_error",
         "Internal server error (request req_1)",

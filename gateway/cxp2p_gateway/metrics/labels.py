@@ -35,6 +35,7 @@ ENDS: Final = {
     "RateLimited": "rate_limited",
     "ReceiptInvalid": "receipt_invalid",
     "StoreError": "store",
+    "StoreUnavailable": "store",
 }
 
 

@@ -1,4 +1,4 @@
-"""A look at a SQLite database that changes nothing: by its header and its lock, without opening it as a database."""
+"""A look at a database that changes nothing. At SQLite's it is by header and lock, without opening it as a database."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cxp2p_gateway.store import StoreError
+from cxp2p_gateway.store import StoreError, postgres
 from cxp2p_gateway.store.sqlite import APPLICATION_ID, SCHEMA_VERSION
 
 MAGIC: Final = b"SQLite format 3\0"  # the database header: sqlite.org/fileformat2.html, 1.3
@@ -28,6 +28,12 @@ class Looked:
     def is_old(self) -> bool:
         """Whether the next start changes its tables."""
         return self.version is not None and self.version < SCHEMA_VERSION
+
+
+def look_at(url: str) -> Looked:
+    """What is in the PostgreSQL at `url`. Raises StoreError if no gateway of this version could use it."""
+    step = postgres.step_at(url)
+    return Looked(None if step is None else int(step), "")
 
 
 def look(path: Path) -> Looked:

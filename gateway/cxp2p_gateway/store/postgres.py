@@ -186,7 +186,24 @@ def _begin_reading(connection: Connection) -> None:
     connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
 
-def _check_ours(connection: Connection, address: URL) -> None:
+def step_at(url: str) -> str | None:
+    """The last step that the database at `url` has taken, None for an empty one. Changes nothing. Raises StoreError."""
+    address = _address(url)
+    engine = _engine(address, poolclass=NullPool)
+    event.listen(engine, "begin", _begin_reading)
+    try:
+        with engine.connect() as connection:
+            return _check_ours(connection, address)
+    except SQLAlchemyError as error:
+        raise _unusable(address, error) from None
+
+
+def shown(url: str) -> str:
+    """A URL without its password."""
+    return _shown(_address(url))
+
+
+def _check_ours(connection: Connection, address: URL) -> str | None:
     step = step_of(connection)
     if step is not None and not is_known(step):
         raise StoreError(
@@ -199,6 +216,7 @@ def _check_ours(connection: Connection, address: URL) -> None:
             f"{_shown(address)} has a table {min(others)!r} that is not a gateway's; "
             "it was left as it was: give the gateway a database of its own"
         )
+    return step
 
 
 def _address(url: str) -> URL:
