@@ -42,6 +42,13 @@ def postgres_databases(postgres_server: str) -> Callable[[], str]:
     return lambda: make_database(postgres_server, f"test_{next(numbers)}", TEMPLATE)
 
 
+@pytest.fixture(scope="session")
+def postgres_empty(postgres_server: str) -> Callable[[], str]:
+    """Makes databases with nothing in them at all, and gives their URLs."""
+    numbers = count(1)
+    return lambda: make_database(postgres_server, f"empty_{next(numbers)}")
+
+
 @pytest.fixture
 def postgres_url(postgres_databases: Callable[[], str]) -> str:
     """A database of the test's own."""
