@@ -15,19 +15,22 @@ from typing import Final
 
 DEFAULT: Final = "af_bella"
 NEAR_MAX: Final = 10
-PIPER_NAME: Final = re.compile(r"([a-z]{2,3})_([A-Z]{2})-([\w]+)-(x_low|low|medium|high)")
+PIPER_NAME: Final = re.compile(r"(?P<language>[a-z]{2,3}_[A-Z]{2})-(?P<speaker>\w+)-(?P<quality>x_low|low|medium|high)")
 QUALITIES: Final = ("x_low", "low", "medium", "high")
 
 # Piper's speakers of one sex, as their model cards say.
-_FEMALE = (
-    "alba amy cori eva_k hfc_female irina jenny_dioco kathleen kerstin kristin lessac ljspeech paola ramona siwis "
-    "southern_english_female"
+GENDERS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        speaker: gender
+        for gender, speakers in {
+            "female": "alba amy cori eva_k hfc_female irina jenny_dioco kathleen kerstin kristin lessac ljspeech paola "
+            "ramona siwis southern_english_female",
+            "male": "alan bryce carlfm danny davefx hfc_male joe john karlsson kusal norman northern_english_male pau "
+            "reza_ibrahim riccardo ryan sam thorsten tom",
+        }.items()
+        for speaker in speakers.split()
+    }
 )
-_MALE = (
-    "alan bryce carlfm danny davefx hfc_male joe john karlsson kusal norman northern_english_male pau reza_ibrahim "
-    "riccardo ryan sam thorsten tom"
-)
-FEMALE, MALE = frozenset(_FEMALE.split()), frozenset(_MALE.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +41,18 @@ class Wanted:
     male: bool
 
 
-# Kokoro's names begin with the country (American, British) and the sex.
-KOKORO = "af af_bella af_nicole af_sarah af_sky am_adam am_michael bf_emma bf_isabella bf_george bm_george bm_lewis"
-COUNTRIES: Final = MappingProxyType({"a": "en_US", "b": "en_GB"})
-OPENAI: Final = MappingProxyType(
-    {
-        Wanted("en_US", False): "alloy coral marin nova sage shimmer",
-        Wanted("en_US", True): "ash cedar echo onyx verse",
-        Wanted("en_GB", True): "ballad fable",
-    }
-)
+# Kokoro's names begin with the country (American, British) and the sex; the order is that of the list of voices.
 ALIASES: Final[Mapping[str, Wanted]] = MappingProxyType(
-    {name: Wanted(COUNTRIES[name[0]], name[1] == "m") for name in KOKORO.split()}
-    | {name: wanted for wanted, names in OPENAI.items() for name in names.split()}
+    {
+        name: wanted
+        for wanted, names in {
+            Wanted("en_US", False): "af af_bella af_nicole af_sarah af_sky alloy coral marin nova sage shimmer",
+            Wanted("en_US", True): "am_adam am_michael ash cedar echo onyx verse",
+            Wanted("en_GB", False): "bf_emma bf_george bf_isabella",
+            Wanted("en_GB", True): "bm_george bm_lewis ballad fable",
+        }.items()
+        for name in names.split()
+    }
 )
 
 
@@ -90,26 +92,20 @@ def aliases_of(offered: Sequence[str]) -> dict[str, list[str]]:
 def language_of(voice: str) -> str | None:
     """`en-US` of `en_US-joe-medium`."""
     named = PIPER_NAME.fullmatch(voice)
-    return f"{named[1]}-{named[2]}" if named else None
+    return named["language"].replace("_", "-") if named else None
 
 
 def gender_of(voice: str) -> str | None:
     """`male` or `female`, if it is known."""
-    male = _is_male(voice)
-    return None if male is None else "male" if male else "female"
-
-
-def _is_male(voice: str) -> bool | None:
     named = PIPER_NAME.fullmatch(voice)
-    speaker = named[3] if named else voice
-    return True if speaker in MALE else False if speaker in FEMALE else None
+    return GENDERS.get(named["speaker"] if named else voice)
 
 
 def _fit(voice: str, wanted: Wanted) -> tuple[int, int, int]:
     named = PIPER_NAME.fullmatch(voice)
     if named is None:
         return (0, 0, 0)
-    language = 2 if f"{named[1]}_{named[2]}" == wanted.language else int(named[1] == wanted.language[:2])
-    male = _is_male(voice)
-    sex = 1 if male is None else 2 * (male == wanted.male)
-    return (language, sex, QUALITIES.index(named[4]))
+    spoken, gender = named["language"], gender_of(voice)
+    language = 2 if spoken == wanted.language else int(spoken[:2] == wanted.language[:2])
+    sex = 1 if gender is None else 2 * ((gender == "male") == wanted.male)
+    return (language, sex, QUALITIES.index(named["quality"]))
