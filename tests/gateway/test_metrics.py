@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from random import Random
 from string import ascii_lowercase, printable
 
 import pytest
 import trio
 import trio.testing
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
@@ -18,10 +20,11 @@ from cxp2p.records import FailureCode, Piece, Service
 from cxp2p.testing import make_identity, make_offer
 from cxp2p_gateway.metrics import Metrics
 from cxp2p_gateway.metrics.labels import MODELS_MAX, OTHER, ModelLabels, end_label
-from cxp2p_gateway.metrics.network import NetworkCollector, NodeState, state_of
+from cxp2p_gateway.metrics.network import NetworkCollector, NodeState, families, state_of
 from cxp2p_gateway.metrics.serving import CONNECTIONS_MAX, REQUEST_S, MetricsServer
 from doors import CHAT, KEY, MemoryDoor, ask, chat_body, fails, front, hangs, outcome_of, says
 from gates import CALLER, gateway
+from pages import page
 from worlds import ScriptedEngine, chat_job
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
@@ -242,6 +245,23 @@ async def test_an_unknown_model_is_no_label(autojump_clock: MockClock) -> None:
 
         assert value(gate.metrics, "cxp2p_asks_total", service="chat", model=OTHER, end="no_node") == 1
         assert b"secret" not in gate.metrics.text()
+
+
+def test_the_documentation_lists_all() -> None:
+    """docs/operating.md has each metric with its labels, and no other."""
+    metrics = Metrics()
+    metrics.watch("cxp2p_http_requests_running", "", lambda: 0)
+    metrics.watch("cxp2p_jobs_running", "", lambda: 0)
+    ours = {family.name for family in metrics.registry.collect() if family.name.startswith("cxp2p_")}
+    ours |= {family.name for family in families()}
+    rows = page("docs/operating.md").table("metric", "labels", "what")
+    listed = {name.removesuffix("_total"): re.findall(r"\w+", labels) for name, labels, _ in rows if name[:1] == "c"}
+
+    assert listed.keys() == ours
+    for meter in (metrics.requests, metrics.asks, metrics.money):
+        for made in vars(meter).values():
+            if isinstance(made, (Counter, Gauge, Histogram)):
+                assert listed[next(iter(made.describe())).name] == list(made._labelnames)
 
 
 # The network.

@@ -56,6 +56,9 @@ class AskMeter:
             ["service"],
             registry=registry,
         )
+        self._resumes = Counter(
+            "cxp2p_resumes", "Jobs that went on where another node had broken off", ["service"], registry=registry
+        )
         self._units = Counter(
             "cxp2p_units",
             "Units that both sides signed: tokens, letters, pages; in: what was sent, out: what was made",
@@ -93,6 +96,7 @@ class AskMeter:
             agreed = outcome.settlement.countersign
             self._queue_s.labels(service).observe(outcome.queued_ms / 1000)
             self._failovers.labels(service).inc(outcome.attempts - 1)
+            self._resumes.labels(service).inc(outcome.settlement.order.resume_of is not None)
             self._units.labels(service, model, "in").inc(agreed.in_units)
             self._units.labels(service, model, "out").inc(agreed.out_units)
 

@@ -46,11 +46,11 @@ class NetworkCollector(Collector):
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         """The names, without looking at the network."""
-        return iter(_families())
+        return iter(families())
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The network as it is now."""
-        nodes, offers, peers = _families()
+        nodes, offers, peers = families()
         wall_ms, now = self._wall_ms(), self._now()
         entries = [entry for entry in self._net.offers() if entry.offer.expires_at_ms > wall_ms]
         states = Counter(state_of(entry, now) for entry in entries)
@@ -67,7 +67,8 @@ class NetworkCollector(Collector):
         yield from (nodes, offers, peers)
 
 
-def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
+def families() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
+    """What is told, still without numbers: nodes by state, nodes by service, peers."""
     return (
         GaugeMetricFamily("cxp2p_nodes", "Nodes that are known, by state", labels=["state"]),
         GaugeMetricFamily("cxp2p_nodes_offering", "Nodes that beat and offer a service", labels=["service"]),
