@@ -1,33 +1,92 @@
-"""A process that spends credit in a loop until it is killed: `python spender.py DATABASE ROUND`.
+"""A process that spends credit in a loop until it is killed: `python spender.py PLACE ROUND [POINT TIMES]`.
 
-Says `held ID`, `settled ID CHARGE` or `voided ID` on standard output after each call was answered.
+PLACE is a file or a URL of PostgreSQL. Says `held ID`, `settled ID CHARGE` or `voided ID` on standard output after each
+call was answered. With a POINT it kills itself when it has come there so many times.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import trio
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from sqlalchemy.engine.default import DefaultDialect
 
 from cxp2p.errors import InsufficientCredit
 from cxp2p.ledger import NETWORK
-from cxp2p_gateway.store import Generation, Store
-from cxp2p_gateway.store.sqlite import open_store
+from cxp2p_gateway.keys import Key
+from cxp2p_gateway.limits import Demand
+from cxp2p_gateway.spending import Reset
+from cxp2p_gateway.store import Generation, Store, postgres, sqlite
+from cxp2p_gateway.store.rows import User
 
 ACCOUNT = "user_1"
 AT_ONCE = 8
 GRANT = 1_000_000
+KEYS = tuple(
+    Key(id=name, account=ACCOUNT, digest=b"", created_at_ms=0, spend_limit=2**60, spend_reset=reset, rpm=rpm, tpm=10**9)
+    for name, reset, rpm in (("daily", Reset.DAILY, None), ("never", Reset.NEVER, 10**6))
+)
+WRITTEN = {  # in settle, in this order, but for the hold
+    "hold written": "INSERT INTO holds",
+    "transfer written": "INSERT INTO transfers",
+    "receipt written": "INSERT INTO generations",
+    "use written": "INSERT INTO uses",
+    "budget written": "INSERT INTO budgets",
+    "rate written": "INSERT INTO rates",
+}
+POINTS = (*WRITTEN, "before commit", "after commit", "hold answered")
 
 
-def settled(order_id: str, charge: int) -> Generation:
+@dataclass
+class Death:
+    """Where this process ends."""
+
+    point: str
+    times: int
+
+    def come(self, point: str) -> None:
+        if point == self.point:
+            self.times -= 1
+            if self.times == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def wait_in_database(self) -> None:
+        """Sees every statement, and both sides of every commit."""
+        commit = DefaultDialect.do_commit
+
+        def do_commit(dialect: DefaultDialect, connection: Any) -> None:
+            self.come("before commit")
+            commit(dialect, connection)
+            self.come("after commit")
+
+        def executed(*seen: Any) -> None:
+            for point, words in WRITTEN.items():
+                if str(seen[2]).startswith(words):
+                    self.come(point)
+
+        DefaultDialect.do_commit = do_commit  # type: ignore[method-assign]
+        event.listen(Engine, "after_cursor_execute", executed)
+
+
+def open_place(place: str) -> AbstractAsyncContextManager[Store]:
+    return postgres.open_store(place, lambda: 0) if "://" in place else sqlite.open_store(Path(place), lambda: 0)
+
+
+def settled(order_id: str, key: str, charge: int) -> Generation:
     return Generation(
         order_id=order_id,
         id=f"chatcmpl-{order_id}",
         account=ACCOUNT,
-        key="key",
+        key=key,
         model="model",
         node="peer",
         charge=charge,
@@ -45,32 +104,38 @@ def say(*words: object) -> None:
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
-async def spend(store: Store, name: str, rng: Random) -> None:
+async def spend(store: Store, name: str, rng: Random, death: Death) -> None:
     count = 0
     while True:
         count += 1
         order_id = f"{name}-{count}"
+        key = rng.choice(KEYS).id
         try:
-            await store.reserve(order_id, ACCOUNT, 1000, 2**60)
+            demand = Demand(key=key, request=order_id, tokens=5, first=True)
+            await store.reserve(order_id, ACCOUNT, 1000, 2**60, demand)
         except InsufficientCredit:
             await store.grant(f"again-{order_id}", ACCOUNT, GRANT)
             continue
+        death.come("hold answered")
         say("held", order_id)
         if rng.random() < 0.2:
             await store.void(order_id)
             say("voided", order_id)
         else:
             charge = rng.randrange(1001)
-            await store.settle(settled(order_id, charge))
+            await store.settle(settled(order_id, key, charge), tokens_expected=5)
             say("settled", order_id, charge)
 
 
-async def main(path: str, name: str) -> None:
-    async with open_store(Path(path), lambda: 0) as store, trio.open_nursery() as nursery:
-        await store.grant("first", ACCOUNT, GRANT)
+async def main(place: str, name: str, point: str = "", times: str = "0") -> None:
+    death = Death(point, int(times))
+    async with open_place(place) as store, trio.open_nursery() as nursery:
+        await store.found(User(id=ACCOUNT, created_at_ms=0), KEYS[0], GRANT)
+        await store.put_key(KEYS[1])
         assert (await store.balance(NETWORK)).balance < 0
+        death.wait_in_database()
         for task in range(AT_ONCE):
-            nursery.start_soon(spend, store, f"{name}-{task}", Random(f"{name}-{task}"))
+            nursery.start_soon(spend, store, f"{name}-{task}", Random(f"{name}-{task}"), death)
 
 
 if __name__ == "__main__":

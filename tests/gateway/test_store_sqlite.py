@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
-from random import Random
 
 import pytest
-import trio
 
 from cxp2p.ledger import HoldState
-from cxp2p_gateway.store import Store, StoreError
+from cxp2p_gateway.store import StoreError
 from cxp2p_gateway.store.sqlite import SCHEMA_VERSION, _connection, open_store
 from cxp2p_gateway.store.writer import Writer, open_writer
 from test_store import KEY, LATER_MS, USER, Clock, generation
@@ -169,60 +165,3 @@ async def test_a_closed_store_says_so(path: Path) -> None:
         pass
     with pytest.raises(StoreError, match="closed"):
         await store.accounts()
-
-
-# Killed at any time.
-
-ROUNDS = 12
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [1])
-def test_killed_at_any_time_the_books_are_right(path: Path, seed: int) -> None:
-    """SIGKILL in the middle of spending, again and again: it sums to zero, and no answered settle is lost."""
-    rng = Random(seed)
-    answered: dict[str, tuple[str, int]] = {}
-    left = 0
-    for turn in range(ROUNDS):
-        words = [line.split() for line in _spend_and_die(path, turn, rng.randrange(1, 500))]
-        for what, order_id, *charge in words:
-            answered[order_id] = (what, int(charge[0]) if charge else 0)
-        left += trio.run(_check, path, answered)
-
-    assert len(answered) > ROUNDS * 10
-    assert left > 0
-
-
-def _spend_and_die(path: Path, turn: int, answers: int) -> list[str]:
-    """What a spender said until it was killed after so many answers."""
-    command = [sys.executable, str(Path(__file__).with_name("spender.py")), str(path), str(turn)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as spender:
-        assert spender.stdout is not None
-        lines = [spender.stdout.readline() for _ in range(answers)]
-        spender.kill()
-        lines += spender.stdout.readlines()
-    assert spender.returncode == -9
-    return lines
-
-
-async def _check(path: Path, answered: dict[str, tuple[str, int]]) -> int:
-    """Opens what a killed process left; returns how many holds it left open."""
-    left = sum(state == HoldState.OPEN for state in held(path).values())
-    async with open_store(path, Clock()) as store:
-        assert await store.audit() == ()
-        assert await _balances_sum(store) == 0
-        for order_id, (what, charge) in answered.items():
-            found = await store.generations("user_1", f"chatcmpl-{order_id}")
-            if what == "settled":
-                assert [each.charge for each in found] == [charge]
-    states = held(path)
-    for order_id, (what, _) in answered.items():
-        wanted = {"settled": ["posted"], "voided": ["voided"], "held": ["voided", "posted"]}[what]
-        assert states[order_id] in wanted
-    assert HoldState.OPEN not in states.values()
-    return left
-
-
-async def _balances_sum(store: Store) -> int:
-    return sum([(await store.balance(name)).balance for name in ("network", "user_1", "node:peer")])
