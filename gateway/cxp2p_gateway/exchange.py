@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random, SystemRandom
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,7 +18,8 @@ from starlette.types import Scope
 
 from cxp2p.program import FIELDS
 from cxp2p_gateway.asking import Caller
-from cxp2p_gateway.faults import Base, Dialect, base_of, dialect_of
+from cxp2p_gateway.faults import Base, Dialect, Fault, Rendered, base_of, dialect_of
+from cxp2p_gateway.keys import without_keys
 
 access_log = logging.getLogger("cxp2p.gateway.access")
 
@@ -28,10 +29,13 @@ TITLE_LENGTH_MAX: Final = 80
 REFERER_LENGTH_MAX: Final = 200
 LOGGED_LENGTH_MAX: Final = 200  # of a path, model or agent: a log line stays a line
 
-_SECRET: Final = re.compile(r"\b(sk-(?:cx-[a-z2-7]{8}\b)?)[A-Za-z0-9_-]{4,}")  # ours up to its id, and other people's
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _KEY: Final = "cxp2p.exchange"
+
+
+AsPage = Callable[[Fault, Rendered], Rendered]
+"""Makes of an error answer a page for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,7 @@ class Exchange:
     """What is known of one request so far. `status` 0: nothing was answered yet; `streaming`: events are being sent.
 
     `route`: the path's pattern under its base, once one was found. `answered_at`: when the status line was sent.
+    `is_page`: it is for a person's browser, and no other site's script may read it; `as_page` shows faults there.
     """
 
     request_id: str
@@ -64,6 +69,8 @@ class Exchange:
     dialect: Dialect
     caller: Caller | None = None
     route: str = ""
+    is_page: bool = False
+    as_page: AsPage | None = None
     status: int = 0
     answered_at: float | None = None
     bytes_out: int = 0
@@ -74,6 +81,11 @@ class Exchange:
     gone: bool = False
     error_code: str | None = None
     notes: dict[str, str | int | bool] = field(default_factory=dict)
+
+    def will_stream(self, streamed: bool) -> None:
+        """That its answer is sent as it comes, or whole: the books keep that."""
+        if self.caller is not None:
+            self.caller = replace(self.caller, streamed=streamed)
 
 
 def open_exchange(scope: Scope, outside: Outside) -> Exchange:
@@ -126,8 +138,8 @@ def log_exchange(exchange: Exchange, now: float) -> None:
         "account": exchange.caller.account if exchange.caller else None,
         "key": exchange.caller.key if exchange.caller else None,
         "error": exchange.error_code,
-        "title": _title(exchange.headers.get("x-title", "")),
-        "referer": _origin(exchange.headers.get("http-referer") or exchange.headers.get("referer", "")),
+        "title": title_of(exchange.headers),
+        "referer": site_of(exchange.headers),
         "agent": exchange.headers.get("user-agent", "")[:LOGGED_LENGTH_MAX],
         "retry": exchange.headers.get("x-stainless-retry-count", "")[:8],
     }
@@ -139,25 +151,26 @@ def log_exchange(exchange: Exchange, now: float) -> None:
     access_log.info("%s", json.dumps(said, separators=(",", ":")), extra={FIELDS: {"event": "request", **said}})
 
 
-def without_keys(text: str) -> str:
-    """Text without the secrets of keys, which clients put into paths, titles and agents by mistake."""
-    return _SECRET.sub(r"\1***", text)
-
-
 def ulid(wall_ms: int, rng: Random) -> str:
     """48 bits of time and 80 of chance as 26 characters of Crockford's base 32 (github.com/ulid/spec)."""
     number = (wall_ms & (2**48 - 1)) << 80 | rng.getrandbits(80)
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
 
 
-def _title(header: str) -> str:
-    """A title without control characters. Headers come as Latin-1; who writes more than ASCII mostly means UTF-8."""
+def title_of(headers: Mapping[str, str]) -> str:
+    """What a client calls itself in X-Title, without control characters and keys.
+
+    Headers come as Latin-1; who writes more than ASCII mostly means UTF-8.
+    """
+    header = headers.get("x-title", "")
     with suppress(UnicodeDecodeError):
         header = header.encode("latin-1").decode()
-    return _CONTROL.sub("", header)[:TITLE_LENGTH_MAX]
+    return without_keys(_CONTROL.sub("", header))[:TITLE_LENGTH_MAX].strip()
 
 
-def _origin(referer: str) -> str:
+def site_of(headers: Mapping[str, str]) -> str:
+    """The site that a client says it is from in HTTP-Referer, or that its browser says: no path, no query."""
+    referer = headers.get("http-referer") or headers.get("referer", "")
     try:
         parts = urlsplit(referer)
         host = parts.hostname

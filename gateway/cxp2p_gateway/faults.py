@@ -15,6 +15,7 @@ from typing import Final
 from cxp2p.errors import CxError, InsufficientCredit, JobFailed, JobRefused, LocalProtocolError, NoNode
 from cxp2p.records import FailureCode, RefusalCode, Service
 from cxp2p_gateway.asking import KeyEnded, KeyForbids, Limit, Overloaded, RateLimited
+from cxp2p_gateway.keys import without_keys
 from cxp2p_gateway.store import StoreError, StoreUnavailable
 
 MODEL_TEXT_LENGTH_MAX: Final = 128  # of a model's name in an error text; records allow no longer one either
@@ -70,6 +71,13 @@ class Condition(Enum):
     METHOD_UNKNOWN = auto()
     MODEL_NOT_LISTED = auto()
     RECEIPT_UNKNOWN = auto()
+    KEYS_FORBIDDEN = auto()
+    KEY_UNKNOWN = auto()
+    KEY_REVOKED = auto()
+    KEY_IS_BASE = auto()
+    KEYS_TOO_MANY = auto()
+    ID_MISSING = auto()
+    GENERATION_UNKNOWN = auto()
     MEDIA_TYPE = auto()
     CONTENT_ENCODING = auto()
     RATE_LIMITED = auto()
@@ -187,6 +195,19 @@ TABLE: Final[Mapping[Condition, Row]] = {
     Condition.METHOD_UNKNOWN: Row(405, _REQUEST, "method_not_allowed", "Method not allowed; use {allow}"),
     Condition.MODEL_NOT_LISTED: Row(404, _REQUEST, "model_not_found", "The model '{model}' does not exist"),
     Condition.RECEIPT_UNKNOWN: Row(404, _REQUEST, "not_found", "No receipt under this id"),
+    Condition.KEYS_FORBIDDEN: Row(
+        403, "permission_error", "base_key_required", "Only the base key of an account may manage its keys", None, True
+    ),
+    Condition.KEY_UNKNOWN: Row(404, _REQUEST, "not_found", "No key under this id"),
+    Condition.KEY_REVOKED: Row(400, _REQUEST, "key_revoked", "This key is revoked, and stays so"),
+    Condition.KEY_IS_BASE: Row(
+        400, _REQUEST, "base_key", "A base key has no limits and cannot be revoked; it can be rotated"
+    ),
+    Condition.KEYS_TOO_MANY: Row(
+        400, _REQUEST, "too_many_keys", "An account has at most {limit} keys: revoke one that is no longer needed"
+    ),
+    Condition.ID_MISSING: Row(400, _REQUEST, "missing_required_parameter", "Missing required parameter: id"),
+    Condition.GENERATION_UNKNOWN: Row(404, _REQUEST, "not_found", "No answer under this id"),
     Condition.MEDIA_TYPE: Row(415, _REQUEST, "unsupported_media_type", "Content-Type must be application/json"),
     Condition.CONTENT_ENCODING: Row(
         415, _REQUEST, "unsupported_media_type", "Content-Encoding is not supported: send the body as it is"
@@ -377,7 +398,7 @@ def text_of(fault: Fault, base: Base) -> str:
     words = {"param": fault.param, **fault.words}
     if "model" in words:
         words["model"] = str(words["model"])[:MODEL_TEXT_LENGTH_MAX]
-    return row_of(fault, base).text.format(**words)
+    return without_keys(row_of(fault, base).text.format(**words))
 
 
 def base_of(path: str) -> Base:

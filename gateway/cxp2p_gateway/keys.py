@@ -21,6 +21,7 @@ from cxp2p_gateway.spending import Reset
 ID_BYTES: Final = 5  # 8 characters of base32
 SECRET_BYTES: Final = 32  # 43 characters of base64url
 _KEY: Final = re.compile(r"sk-cx-([a-z2-7]{8})-[A-Za-z0-9_-]{43}")
+_SECRET: Final = re.compile(r"\b(sk-(?:cx-[a-z2-7]{8}\b)?)[A-Za-z0-9_-]{4,}")  # ours up to its id, and other people's
 
 
 class Kind(StrEnum):
@@ -83,6 +84,11 @@ def key_id(token: str) -> str | None:
     """The id in a stranger's token, which may be of any length and characters; None if it is not shaped like a key."""
     match = _KEY.fullmatch(token)
     return match[1] if match else None
+
+
+def without_keys(text: str) -> str:
+    """Text without the secrets of keys, which clients put into paths, titles and models' names by mistake."""
+    return _SECRET.sub(r"\1***", text)
 
 
 def matches(token: str, digest: bytes) -> bool:

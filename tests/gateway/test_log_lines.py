@@ -14,7 +14,7 @@ from trio.testing import MockClock
 
 from cxp2p.errors import NoNode
 from cxp2p.program import JsonLines, LogForm, set_up_logging
-from cxp2p_gateway.exchange import without_keys
+from cxp2p_gateway.keys import without_keys
 from doors import CHAT, KEY, MemoryDoor, ask, chat_body, fails, front, hangs, says
 from wires import chat, request, served
 
