@@ -8,7 +8,7 @@ from cxp2p.ledger import Account
 from cxp2p_gateway.dashboard.desk import Desk, Reply, go
 from cxp2p_gateway.dashboard.refusals import Refused, no_page
 from cxp2p_gateway.dashboard.visits import Visit
-from cxp2p_gateway.key_ring import MICRO
+from cxp2p_gateway.spending import MICRO
 from cxp2p_gateway.store.rows import User
 from cxp2p_gateway.store.tables import Tables
 

@@ -11,9 +11,9 @@ from cxp2p_gateway.dashboard.public_pages import SERVICES
 from cxp2p_gateway.dashboard.refusals import Refused, no_page
 from cxp2p_gateway.dashboard.use_pages import day_chart
 from cxp2p_gateway.dashboard.visits import Visit
-from cxp2p_gateway.key_ring import MICRO, KeyIsBase, KeyRevoked, KeysTooMany, KeyUnknown, Terms, TermWrong, terms_of
+from cxp2p_gateway.key_ring import KeyIsBase, KeyRevoked, KeysTooMany, KeyUnknown, Terms, TermWrong, terms_of
 from cxp2p_gateway.keys import Kind, usable
-from cxp2p_gateway.spending import Reset
+from cxp2p_gateway.spending import MICRO, Reset
 
 PAGE = "/dashboard/keys"
 GRACES_S = {0: "at once", 3600: "in an hour", 86_400: "in a day", 7 * 86_400: "in a week"}

@@ -80,7 +80,7 @@ async def models_page(desk: Desk, visit: Visit) -> Reply:
     """The catalogue, all of it or of one service."""
     wanted = visit.asked("service")
     listed = [each for each in catalogue(desk) if wanted in ("", each.service.value)]
-    return desk.page(visit, "models.html", listed=listed, services=SERVICES, wanted=wanted)
+    return desk.page(visit, "models.html", listed=listed, services=SERVICES, units=UNITS, wanted=wanted)
 
 
 async def model_page(desk: Desk, visit: Visit) -> Reply:

@@ -9,6 +9,7 @@ from cxp2p_gateway.dashboard.charts import Chart, Used, columns, days_back, used
 from cxp2p_gateway.dashboard.desk import Desk, Reply
 from cxp2p_gateway.dashboard.snippets import snippets
 from cxp2p_gateway.dashboard.visits import Visit
+from cxp2p_gateway.keys import Kind
 from cxp2p_gateway.store.rows import GroupBy, UseQuery, UseSum
 
 SPANS = (7, 30, 90)
@@ -59,7 +60,7 @@ async def usage_page(desk: Desk, visit: Visit) -> Reply:
     """Use by day, model, app and key."""
     assert visit.user is not None
     account, days = visit.user.id, _span(visit)
-    names = {key.id: key.name for key in await desk.ring.list(account)}
+    names = {key.id: key.name or ("Base key" if key.kind is Kind.BASE else "") for key in await desk.ring.list(account)}
     lists = {by: used(await sums_by(desk, account, days, by)) for by in (GroupBy.MODEL, GroupBy.APP, GroupBy.KEY)}
     return desk.page(
         visit,
