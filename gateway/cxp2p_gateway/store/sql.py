@@ -82,7 +82,9 @@ class Upserts:
         self.key = self._put(KEYS, ("id",), tuple(each.name for each in fields(Key) if each.name != "id"))
         self.budget = self._put(BUDGETS, ("key",), ("since_ms", "spent"))
         self.rate = self._put(RATES, ("key", "kind"), ("empty_at_us",))
-        self.generation = insert(GENERATIONS).on_conflict_do_nothing(index_elements=["order_id"])
+        self.generation = (
+            insert(GENERATIONS).on_conflict_do_nothing(index_elements=["order_id"]).returning(GENERATIONS.c.row)
+        )
 
     def _put(self, table: Table, by: tuple[str, ...], changed: tuple[str, ...]) -> Any:
         written = self.insert(table)
@@ -197,7 +199,7 @@ class SqlTables(SqlPeople, SqlUses):
         return tuple(Generation(**row._mapping) for row in self._connection.execute(_LATEST_GENERATIONS, wanted))
 
     def add_generation(self, generation: Generation) -> bool:
-        return bool(self._connection.execute(self._put.generation, _values(generation)).rowcount)
+        return self._connection.execute(self._put.generation, _values(generation)).first() is not None
 
     def forget_generations(self, before_ms: int, kept_max: int, step: int) -> int:
         wanted = {"before_ms": before_ms, "kept_max": kept_max, "step": step}
