@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,108 +12,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from demo.site import PAGE
+from cxp2p_node.scrape.rendering import NAMES
+from sites import PATIENCE_S, TOLD, Site, served
 
 pytestmark = pytest.mark.slow
 
 CXP2P = (sys.executable, "-m", "cxp2p")
-PATIENCE_S = 60
 DELAY_S = 0.1  # instead of a second
-LEAF = PAGE.replace("lighthouse", "buoy")
-
-
-@dataclass
-class Site:
-    """One host of this machine, and when each page of it was asked for and answered."""
-
-    address: str
-    url: str = ""
-    visits: list[tuple[str, float, float]] = field(default_factory=list)
-    agents: set[str] = field(default_factory=set)
-    released: threading.Event = field(default_factory=threading.Event)
-    tenth: threading.Event = field(default_factory=threading.Event)
-
-    def asked(self, path: str) -> int:
-        return sum(each == path for each, *_ in self.visits)
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers as its paths say. A page's address ends in a number."""
-
-    protocol_version = "HTTP/1.1"
-    timeout = 10
-    site: Site
-
-    def do_GET(self) -> None:
-        begun = time.monotonic()
-        self.site.agents.add(self.headers["User-Agent"])
-        self.answer()
-        self.site.visits.append((self.path, begun, time.monotonic()))
-        if len(self.site.visits) == 10:
-            self.site.tenth.set()
-
-    def answer(self) -> None:
-        match self.path:
-            case "/robots.txt":
-                self.give(200, "text/plain", b"User-agent: *\nDisallow: /private\n")
-            case "/missing":
-                self.give(404, "text/html", b"<h1>Not here</h1>")
-            case "/hangs":
-                self.site.released.wait(PATIENCE_S)
-                self.close_connection = True
-            case "/inside":
-                self.give(302, "text/html", b"", ("Location", "http://10.0.0.1/"))
-            case "/round":
-                self.give(302, "text/html", b"", ("Location", "/round"))
-            case "/moved":
-                self.give(301, "text/html", b"", ("Location", "/page/7"))
-            case "/empty":
-                self.give(200, "text/html", b"<html><body></body></html>")
-            case "/picture":
-                self.give(200, "image/png", b"\x89PNG")
-            case "/large":
-                self.give(200, "text/html", b"<p>" + b"word " * 2_200_000)
-            case "/latin":
-                self.give(
-                    200, "text/html; charset=iso-8859-1", "<h1>Über</h1><p>Zwölf Boxkämpfer</p>".encode("latin-1")
-                )
-            case _:
-                self.give(200, "text/html", LEAF.encode())
-
-    def give(self, status: int, kind: str, body: bytes, *headers: tuple[str, str]) -> None:
-        self.send_response(status)
-        for name, value in (("Content-Type", kind), ("Content-Length", str(len(body))), *headers):
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@contextmanager
-def served(site: Site) -> Iterator[Site]:
-    handler = type("SiteHandler", (Handler,), {"site": site})
-    server = ThreadingHTTPServer((site.address, 0), handler)
-    server.daemon_threads = False  # `server_close` waits until the last connection is closed; nodes are gone by then
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    site.url = f"http://{site.address}:{server.server_address[1]}"
-    try:
-        yield site
-    finally:
-        site.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+BROWSER = next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
 @contextmanager
@@ -163,8 +77,9 @@ data_path = "{data}"
 peer.listen = ["/ip4/127.0.0.1/tcp/0"]
 
 [scrape]
-allow = ["127.0.0.0/8"]
+allow = ["127.0.0.1", "127.0.0.2"]
 delay_s = {DELAY_S}
+browser = "{BROWSER or "none"}"
 
 [[models]]
 name = "web"
@@ -286,7 +201,7 @@ def test_each_way_to_fail_has_its_code_beside_a_page(here: Here) -> None:
         "http://metadata.google.internal/": "url_blocked",
         "file:///etc/passwd": "invalid_url",
         "nonsense": "invalid_url",
-        "http://127.0.0.3:1/": "connect_error",
+        "http://127.0.0.2:1/": "connect_error",
         f"{base}/hangs": "timeout",
     }
     results, reply = here.scrape(*wanted, timeout=2)
@@ -313,6 +228,39 @@ def test_a_copy_will_do_if_it_is_young_enough(here: Here) -> None:
     assert [each["metadata"]["cached"] for each in (first, second, third)] == [False, True, False]
     assert first["metadata"]["fetchedAt"] == second["metadata"]["fetchedAt"] < third["metadata"]["fetchedAt"]
     assert site.asked("/page/300") == 2
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here: tools/test-packages.sh installs it")
+def test_scripts_run_where_they_are_asked_for_and_reach_nobody_inside(here: Here) -> None:
+    """What they load belongs to their page, also where robots.txt would keep it from us as a page of its own."""
+    site = here.sites[0]
+    with served(Site("127.0.0.3")) as inside:
+        port = inside.url.rpartition(":")[2]
+        site.places = (
+            f"{here.sites[1].url}/page/1",  # that may be fetched from
+            f"{inside.url}/page/1",
+            f"http://localhost:{port}/",
+            f"http://[::1]:{port}/",
+            f"http://2130706435:{port}/",
+            "http://169.254.169.254/latest/meta-data/",
+            "http://10.0.0.1/",
+        )
+        urls = [f"{site.url}/drawn", f"{site.url}/page/500", f"{site.url}/private/drawn", f"{inside.url}/page/2"]
+        (drawn, plain, private, blocked), _ = here.scrape(*urls, render="auto")
+        (bare,), _ = here.scrape(urls[0])
+
+    assert drawn["success"], drawn
+    assert drawn["metadata"]["rendered"] is True
+    assert "# Tides" in drawn["content"]
+    assert TOLD.strip() in drawn["content"]
+    assert f"Found: something, {', '.join(['nothing'] * (len(site.places) - 1))}." in drawn["content"]
+    assert not inside.visits
+    assert plain["metadata"]["rendered"] is False
+    assert (private["code"], blocked["code"]) == ("robots_disallowed", "url_blocked")
+    assert site.asked("/private/told.json") == 1
+    assert site.asked("/private/drawn") == 0
+    assert bare["code"] == "extraction_empty"
+    assert all("CxmputeBot" in agent for agent in site.agents)
 
 
 def test_the_command_prints_what_a_page_says(here: Here) -> None:

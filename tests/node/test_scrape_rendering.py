@@ -38,7 +38,7 @@ Promise.all(places.map(place => fetch(place, {mode: "no-cors"}).then(r => "got "
 
 def renderer(web: Web, **settings: Any) -> Renderer:
     assert FOUND is not None
-    return renderer_of(Path(FOUND), fetcher_on_loopback(web, **settings), "CxmputeBot/test")
+    return renderer_of(Path(FOUND), fetcher_on_loopback(web, **settings), "CxmputeBot/test", os.geteuid())
 
 
 def processes_of(group: int) -> list[int]:
@@ -240,14 +240,42 @@ async def test_a_head_that_never_ends_is_left() -> None:
     assert proxy.requests == 0
 
 
-def test_which_browser_is_meant(tmp_path: Path) -> None:
-    """One that is named must be there; none is none; as root, auto is none."""
+ROOT, SOMEBODY = 0, 1000
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A browser that says what it is told, alone on the path."""
     program = tmp_path / "chromium"
-    program.write_text("#!/bin/sh\n")
+    program.write_text('#!/bin/sh\nfor word in "$@"; do echo "[$word]"; done\n')
     program.chmod(0o755)
-    assert browser_path("none") is None
-    assert browser_path(str(program)) == program
-    if os.geteuid() == 0:
-        assert browser_path("auto") is None
-    with pytest.raises(SettingsError, match="is no program"):
-        browser_path(str(tmp_path / "missing"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return program
+
+
+def test_which_browser_is_meant(program: Path, tmp_path: Path) -> None:
+    """One that is named must be there; none is none; as root, who would have no sandbox, auto is none."""
+    for uid in (ROOT, SOMEBODY):
+        assert browser_path("none", uid) is None
+        assert browser_path(str(program), uid) == program
+        with pytest.raises(SettingsError, match="is no program"):
+            browser_path(str(tmp_path / "missing"), uid)
+    assert browser_path("auto", SOMEBODY) == program
+    assert browser_path("auto", ROOT) is None
+    program.unlink()
+    assert browser_path("auto", SOMEBODY) is None
+
+
+@pytest.mark.parametrize(("uid", "without"), [(ROOT, True), (SOMEBODY, False)])
+async def test_only_roots_browser_has_no_sandbox(program: Path, uid: int, without: bool) -> None:
+    """Whatever else it is told: to reach nobody but the proxy, which resolves names and judges addresses."""
+    async with on_loopback(Web()) as web:
+        rendering = renderer_of(program, fetcher_on_loopback(web), "CxmputeBot/test", uid)
+        said = (await rendering.render(web.url("a.example"), timeout_s=20, wait_ms=1234)).decode()
+
+    assert ("[--no-sandbox]" in said) is without
+    assert "[--user-agent=CxmputeBot/test]" in said
+    assert "[--proxy-server=http://127.0.0.1:" in said
+    assert "[--proxy-bypass-list=<-loopback>]" in said
+    assert "[--virtual-time-budget=1234]" in said
+    assert said.strip().endswith(f"[{web.url('a.example')}]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -42,8 +43,9 @@ async def scrape_of(
 ) -> AsyncIterator[Scrape]:
     """The engine, for as long as the block runs. Raises SettingsError."""
     fetcher = fetcher or fetcher_of(fetch_settings(pages))
-    path = browser_path(pages.browser)
-    renders = renderer_of(path, fetcher, pages.user_agent) if path else None
+    uid = os.geteuid()
+    path = browser_path(pages.browser, uid)
+    renders = renderer_of(path, fetcher, pages.user_agent, uid) if path else None
     async with open_readers(pages.readers) as readers:
         tools = Tools(fetches=fetcher, reads=readers, readers=readers.count, renders=renders)
         yield Scrape(scrape_offer(model), tools)

@@ -67,8 +67,8 @@ class Visits(Connects, Protocol):
     def turn(self, host: str, wait_s: float = ...) -> AbstractAsyncContextManager[None]: ...
 
 
-def browser_path(told: str) -> Path | None:
-    """The Chromium that settings mean. Raises SettingsError.
+def browser_path(told: str, uid: int) -> Path | None:
+    """The Chromium that settings mean, for a node of the user `uid`. Raises SettingsError.
 
     None if they say "none", or "auto" where there is none; also as root, who must say that he wants it without sandbox.
     """
@@ -80,7 +80,7 @@ def browser_path(told: str) -> Path | None:
             raise SettingsError(f"scrape.browser: {told} is no program; expected a Chromium's path, auto or none")
         return Path(found)
     here = next((Path(found) for name in NAMES if (found := shutil.which(name))), None)
-    if here is not None and _sandbox():
+    if here is not None and sandbox_options(uid):
         log.info(
             "scripts of pages are not run: as root %s has no sandbox; scrape.browser can name it all the same", here
         )
@@ -91,10 +91,10 @@ def browser_path(told: str) -> Path | None:
 class Renderer:
     """Renders pages. Made by `renderer_of`."""
 
-    def __init__(self, path: Path, visits: Visits, user_agent: str) -> None:
+    def __init__(self, path: Path, visits: Visits, user_agent: str, uid: int) -> None:
         self._path = path
         self._visits = visits
-        self._user_agent = user_agent
+        self._options = (*_OPTIONS, *sandbox_options(uid), f"--user-agent={user_agent}")
         self._turns = trio.CapacityLimiter(AT_ONCE)
         self.groups: set[int] = set()
 
@@ -120,10 +120,9 @@ class Renderer:
             async with open_proxy(self._visits) as proxy:
                 dom = await self._dom(
                     [
-                        *(str(self._path), *_OPTIONS, *_sandbox()),
+                        *(str(self._path), *self._options),
                         f"--proxy-server=http://127.0.0.1:{proxy.port}",
                         f"--user-data-dir={folder}",
-                        f"--user-agent={self._user_agent}",
                         f"--virtual-time-budget={scripts_ms}",
                         url,
                     ],
@@ -168,13 +167,13 @@ class Renderer:
             self.groups.discard(process.pid)
 
 
-def _sandbox() -> tuple[str, ...]:
-    """Chromium refuses to have its sandbox as root."""
-    return ("--no-sandbox",) if os.geteuid() == 0 else ()
+def sandbox_options(uid: int) -> tuple[str, ...]:
+    """What a Chromium of the user `uid` is told of its sandbox: nothing, so that it has one. As root it refuses to."""
+    return ("--no-sandbox",) if uid == 0 else ()
 
 
-def renderer_of(path: Path, visits: Visits, user_agent: str) -> Renderer:
-    """What renders with the browser at `path`."""
-    if _sandbox():
+def renderer_of(path: Path, visits: Visits, user_agent: str, uid: int) -> Renderer:
+    """What renders with the browser at `path`, for a node of the user `uid`."""
+    if sandbox_options(uid):
         log.warning("%s runs without its sandbox, because this node is root: let the node be another user", path)
-    return Renderer(path, visits, user_agent)
+    return Renderer(path, visits, user_agent, uid)
