@@ -9,7 +9,7 @@ from string import ascii_lowercase, printable
 import pytest
 import trio
 import trio.testing
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
@@ -34,7 +34,7 @@ def samples(metrics: Metrics) -> dict[Sample, float]:
     """What a scrape shows, but for what the process itself and its clock add."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(metrics.text().decode())
+        for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
         for sample in family.samples
         if not sample.name.endswith("_created")
     }
@@ -126,8 +126,31 @@ async def test_no_key_and_no_prompt_is_told(autojump_clock: MockClock) -> None:
     await ask(app, "POST", CHAT, body=body)
     await ask(app, "GET", f"/v1/models/{secret}", headers={"X-Title": secret, "User-Agent": secret}, key=secret)
 
-    text = metrics.text().decode()
+    text = (await metrics.text()).decode()
     assert not any(word in text for word in (KEY, secret, "abcd2345", "hush", "somebody", "account-1", "key-1"))
+
+
+async def test_all_is_told_in_parts(autojump_clock: MockClock) -> None:
+    """The parts together are what the registry says, and others get their turn between them."""
+    metrics = Metrics()
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        told = await metrics.text()
+        nursery.cancel_scope.cancel()
+
+    def named(text: bytes) -> list[bytes]:
+        return [line.partition(b" ")[0] if line[:1] != b"#" else line for line in text.splitlines()]
+
+    assert named(told) == named(generate_latest(metrics.registry))
+    assert turns > 10
 
 
 # Models.
@@ -244,7 +267,7 @@ async def test_an_unknown_model_is_no_label(autojump_clock: MockClock) -> None:
             await gate.ask(model="sk-cx-abcd2345-secret")
 
         assert value(gate.metrics, "cxp2p_asks_total", service="chat", model=OTHER, end="no_node") == 1
-        assert b"secret" not in gate.metrics.text()
+        assert b"secret" not in await gate.metrics.text()
 
 
 def test_the_documentation_lists_all() -> None:
@@ -306,6 +329,11 @@ async def test_nodes_are_counted_by_state(autojump_clock: MockClock) -> None:
 # Over HTTP.
 
 
+async def up() -> bytes:
+    await trio.lowlevel.checkpoint()
+    return b"up 1\n"
+
+
 async def scrape(server: MetricsServer, said: bytes, nursery: trio.Nursery) -> bytes:
     """The whole answer to these bytes."""
     ours, theirs = trio.testing.memory_stream_pair()
@@ -334,7 +362,7 @@ async def scrape(server: MetricsServer, said: bytes, nursery: trio.Nursery) -> b
 async def test_metrics_are_read_by_get_only(said: bytes, status: bytes, body: bytes, autojump_clock: MockClock) -> None:
     """One path, two methods; whatever else comes is told what it is, and no web page may read it."""
     async with trio.open_nursery() as nursery:
-        answer = await scrape(MetricsServer(lambda: b"up 1\n"), said, nursery)
+        answer = await scrape(MetricsServer(up), said, nursery)
     head, _, told = answer.partition(b"\r\n\r\n")
 
     assert head.startswith(b"HTTP/1.1 " + status + b"\r\n")
@@ -344,7 +372,7 @@ async def test_metrics_are_read_by_get_only(said: bytes, status: bytes, body: by
 
 async def test_slow_scrapers_do_not_pile_up(autojump_clock: MockClock) -> None:
     """So many at once; those beyond are closed, and those that say nothing end by themselves."""
-    server = MetricsServer(lambda: b"up 1\n")
+    server = MetricsServer(up)
     async with trio.open_nursery() as nursery:
         silent = []
         for _ in range(CONNECTIONS_MAX):

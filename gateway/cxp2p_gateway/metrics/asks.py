@@ -80,13 +80,11 @@ class AskMeter:
         finally:
             self._asks.labels(service.value, self._models.label(ask.model, served=ask.served), end).inc()
 
-    def first(self, ask: Ask, waited_s: float) -> None:
-        """Notes how long an ask waited for its first piece."""
-        self._first_s.labels(ask.service.value, self._models.label(ask.model, served=True)).observe(waited_s)
-
-    def gap(self, ask: Ask, waited_s: float) -> None:
-        """Notes a pause between two pieces."""
-        self._gap_s.labels(ask.service.value, self._models.label(ask.model, served=True)).observe(waited_s)
+    def first(self, ask: Ask, waited_s: float) -> Histogram:
+        """Notes how long an ask waited for its first piece; gives what its pauses are noted in."""
+        service, model = ask.service.value, self._models.label(ask.model, served=True)
+        self._first_s.labels(service, model).observe(waited_s)
+        return self._gap_s.labels(service, model)
 
     def done(self, ask: Ask, outcomes: Sequence[Outcome]) -> None:
         """Notes how the jobs of an ask were done."""
@@ -110,6 +108,7 @@ class Ask:
         self.served = False
         self._meter = meter
         self._since = trio.current_time()
+        self._gaps: Histogram | None = None  # looked up once: there are many pieces
 
     def timed(self, emit: Emit) -> Emit:
         """`emit`, with a note of when each piece came. The time that its taker takes is no pause of the node."""
@@ -138,8 +137,8 @@ class Ask:
 
     def _came(self) -> None:
         waited_s = trio.current_time() - self._since
-        if self.served:
-            self._meter.gap(self, waited_s)
+        if self._gaps is not None:
+            self._gaps.observe(waited_s)
         else:
             self.served = True
-            self._meter.first(self, waited_s)
+            self._gaps = self._meter.first(self, waited_s)

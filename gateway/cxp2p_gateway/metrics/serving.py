@@ -7,7 +7,7 @@ are no CORS headers: no web page reads this through its visitor's browser.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -27,7 +27,7 @@ PATH: Final = b"/metrics"
 class MetricsServer:
     """All connections of one port. They are answered with `text()`."""
 
-    def __init__(self, text: Callable[[], bytes]) -> None:
+    def __init__(self, text: Callable[[], Awaitable[bytes]]) -> None:
         self._text = text
         self._connections = 0
 
@@ -55,7 +55,7 @@ class MetricsServer:
                 status = error.error_status_hint
         if request is None and http.their_state is h11.CLOSED:
             return
-        body = self._text() if status == 200 else b""
+        body = await self._text() if status == 200 else b""
         headers = [
             ("content-type", CONTENT_TYPE_PLAIN_0_0_4),
             ("content-length", str(len(body))),
