@@ -14,7 +14,7 @@ from typing import Protocol
 from cxp2p.client import Embeddings, Emit, Hear, Judge, Outcome, Scraped, Settlement, Spoken, Took
 from cxp2p.embed import Input
 from cxp2p.errors import CxError
-from cxp2p.records import Job, Prices, ScrapeJob, Service
+from cxp2p.records import Capability, Job, Prices, ScrapeJob, Service
 from cxp2p_gateway.keys import Kind
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "KeyForbids",
     "Limit",
     "ModelCard",
+    "NodeCard",
     "Outcome",
     "Overloaded",
     "RateLimited",
@@ -58,11 +59,19 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCard:
+    """What one live node offers for a model: its peer id, and what it says that it serves the model with."""
+
+    node: str
+    capability: Capability
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
     """What the live nodes offer together for one model. `_p50`: medians over nodes that measured themselves, 0: none.
 
     `since_s`: wall-clock seconds since when this gateway knows the model. `context_units`, `output_units_max`: the
-    largest that any live node offers. `prices`: the lowest.
+    largest that any live node offers. `prices`: the lowest. `offered`: by each node, in the order of their ids.
     """
 
     model: str
@@ -74,6 +83,7 @@ class ModelCard:
     nodes: int
     first_piece_ms_p50: int
     units_per_s_p50: int
+    offered: tuple[NodeCard, ...] = ()
 
 
 class Limit(Enum):

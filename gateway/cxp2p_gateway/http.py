@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -16,7 +16,7 @@ from cxp2p.client import Settlement
 from cxp2p.egress import EgressRules, rules_of
 from cxp2p.known_models import name_of
 from cxp2p_gateway import openai
-from cxp2p_gateway.asking import Door
+from cxp2p_gateway.asking import Door, ModelCard
 from cxp2p_gateway.chat import ChatEndpoint
 from cxp2p_gateway.completions import completion_of
 from cxp2p_gateway.embeddings import EmbeddingsEndpoint
@@ -151,7 +151,8 @@ def _routes(
         "/scrape": Methods(POST=admitted(scrape)),
         "/audio/voices": Methods(GET=admitted(Voices(door))),
         "/models": Methods(GET=admitted(_Models(door, embed_rules))),
-        "/models/{model:path}": Methods(GET=admitted(_Model(door, embed_rules))),
+        "/models/{model:path}/endpoints": Methods(GET=admitted(_Model(door, embed_rules, openai.model_endpoints))),
+        "/models/{model:path}": Methods(GET=admitted(_Model(door, embed_rules, openai.model_object))),
         "/receipts/{generation}": Methods(GET=admitted(_Receipt(door))),
         **keyless,
     }
@@ -194,17 +195,18 @@ class _Models:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """One of them."""
+    """One of them, as `told` has it."""
 
     door: Door
     embed_rules: EmbedRules
+    told: Callable[[ModelCard, EmbedRules], object]
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         wanted = scope["path_params"]["model"]
         cards = {card.model: card for card in self.door.models()}
         card = cards.get(wanted) or cards.get(name_of(wanted))
         if card is not None:
-            await send_json(openai.model_object(card, self.embed_rules), send)
+            await send_json(self.told(card, self.embed_rules), send)
             return
         raise Fault(Condition.MODEL_NOT_LISTED, "model", {"model": wanted})
 

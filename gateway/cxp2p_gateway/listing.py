@@ -8,14 +8,14 @@ capabilities each; that bounds the cards.
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from statistics import median
 from typing import Final
 
 from cxp2p.directory import Entry
 from cxp2p.known_models import name_of
 from cxp2p.records import Capability, Prices, Service
-from cxp2p_gateway.asking import ModelCard
+from cxp2p_gateway.asking import ModelCard, NodeCard
 
 MODELS_KNOWN_MAX: Final = 4096  # more than all live nodes can offer at once; names of 128 characters at most
 
@@ -36,12 +36,12 @@ def cards(entries: Iterable[Entry], since_s: Callable[[str], int]) -> tuple[Mode
         for capability in entry.offer.capabilities:
             offered[capability.model, capability.service][entry.offer.peer] = capability
     return tuple(
-        _card(model, service, tuple(by_node.values()), since_s(model))
-        for (model, service), by_node in sorted(offered.items())
+        _card(model, service, by_node, since_s(model)) for (model, service), by_node in sorted(offered.items())
     )
 
 
-def _card(model: str, service: Service, capabilities: tuple[Capability, ...], since_s: int) -> ModelCard:
+def _card(model: str, service: Service, by_node: Mapping[str, Capability], since_s: int) -> ModelCard:
+    capabilities = tuple(by_node.values())
     return ModelCard(
         model=model,
         service=service,
@@ -55,6 +55,7 @@ def _card(model: str, service: Service, capabilities: tuple[Capability, ...], si
         nodes=len(capabilities),
         first_piece_ms_p50=_p50(each.load.first_piece_ms for each in capabilities),
         units_per_s_p50=_p50(each.load.units_per_s for each in capabilities),
+        offered=tuple(NodeCard(node=node, capability=capability) for node, capability in sorted(by_node.items())),
     )
 
 

@@ -60,6 +60,9 @@ EXPOSED_HEADERS: Final = (
     *(f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
     "x-cx-generation-id",
     "x-cx-processing-ms",
+    "x-cx-voice",
+    "x-cx-audio-seconds",
+    "x-cx-sample-rate",
     "x-error-code",
     "x-error-type",
 )

@@ -27,6 +27,7 @@ PROTECTED = [
     ("POST", "/embeddings"),
     ("GET", "/models"),
     ("GET", "/models/smollm2:135m"),
+    ("GET", "/models/smollm2:135m/endpoints"),
     ("GET", "/receipts/x"),
 ]
 
@@ -113,18 +114,21 @@ async def test_ready_means_that_there_is_a_node(autojump_clock: MockClock) -> No
 
 @pytest.mark.parametrize("base", BASES)
 async def test_models(base: str, autojump_clock: MockClock) -> None:
-    """The list, and each by its id, with a colon or a slash in it, or by another name of it."""
+    """The list, and each by its id, with a colon or a slash in it, or by another name of it; who serves it, too."""
     door = MemoryDoor(cards=(card(), card("org/model:1b")))
     listed = (await get(base + "/models", door=door)).json()
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == ["smollm2:135m", "org/model:1b"]
     for model in listed["data"]:
         assert (await get(f"{base}/models/{model['id']}", door=door)).json() == model
+        served = (await get(f"{base}/models/{model['id']}/endpoints", door=door)).json()
+        assert (served["data"]["id"], served["data"]["endpoints"]) == (model["id"], [])
     by_alias = await get(base + "/models/SmolLM2", door=door)
     assert by_alias.json()["id"] == "smollm2:135m"
-    missing = await get(base + "/models/nix", door=door)
-    assert missing.status == 404
-    assert missing.headers["x-error-code"] == "model_not_found"
+    for path in ("/models/nix", "/models/nix/endpoints"):
+        missing = await get(base + path, door=door)
+        assert missing.status == 404
+        assert missing.headers["x-error-code"] == "model_not_found"
 
 
 async def test_a_receipt_is_its_accounts_own(autojump_clock: MockClock) -> None:
@@ -188,7 +192,9 @@ async def test_the_headers_of_every_answer(method: str, path: str, autojump_cloc
         assert answer.headers["x-cx-processing-ms"].isdigit()
         assert answer.headers["access-control-allow-origin"] == "*"
         exposed = answer.headers["access-control-expose-headers"]
-        assert {"x-request-id", "retry-after", "x-cx-generation-id", "x-error-code"} <= set(exposed.split(", "))
+        assert {"x-request-id", "retry-after", "x-cx-generation-id", "x-error-code", "x-cx-voice"} <= set(
+            exposed.split(", ")
+        )
         assert answer.headers.get("x-client-request-id") == echoed
         assert len({name for name, _ in answer.raw_headers}) == len(answer.raw_headers)
 

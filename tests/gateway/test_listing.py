@@ -47,6 +47,8 @@ def test_the_same_model_on_several_nodes_is_one_card() -> None:
     assert (card.context_units, card.output_units_max) == (8192, 2048)
     assert card.prices == Prices(input=5, output=20)
     assert (card.first_piece_ms_p50, card.units_per_s_p50) == (200, 15)
+    assert [each.node for each in card.offered] == ["peer-0", "peer-1", "peer-2"]
+    assert [each.capability.context_units for each in card.offered] == [4096, 8192, 2048]
 
 
 def test_nodes_that_never_measured_have_no_median() -> None:

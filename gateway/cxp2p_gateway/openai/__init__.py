@@ -16,7 +16,8 @@ from cxp2p_gateway.openai.answer import (
 )
 from cxp2p_gateway.openai.ask import ChatAsk, chat_ask
 from cxp2p_gateway.openai.embeddings import EmbedAsk, EmbedRules, TokenInput, embed_ask, embeddings_json, fitted
-from cxp2p_gateway.openai.listing import SUPPORTED, model_list, model_object
+from cxp2p_gateway.openai.generation import generation_object
+from cxp2p_gateway.openai.listing import SUPPORTED, model_endpoints, model_list, model_object
 from cxp2p_gateway.openai.response_answer import Head, ResponseEvents, items_of
 from cxp2p_gateway.openai.response_ask import ResponseAsk, response_ask
 from cxp2p_gateway.openai.speech import (
@@ -51,8 +52,10 @@ __all__ = [
     "embeddings_json",
     "finish_reason",
     "fitted",
+    "generation_object",
     "items_of",
     "logprobs_object",
+    "model_endpoints",
     "model_list",
     "model_object",
     "reasoning_units",

@@ -176,6 +176,15 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
             parameters={"model": "A name from `GET /models`, or another name of it."},
         )
     },
+    "/models/{model}/endpoints": {
+        "get": Operation(
+            name="listEndpoints",
+            summary="The nodes that serve a model, with the load and speed that they tell of themselves.",
+            answers={JSON: ref("ModelEndpoints")},
+            faults=frozenset({Condition.MODEL_NOT_LISTED}),
+            parameters={"model": "A name from `GET /models`, or another name of it."},
+        )
+    },
     "/receipts/{generation}": {
         "get": Operation(
             name="getReceipt",

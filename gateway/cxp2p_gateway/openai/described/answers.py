@@ -170,6 +170,30 @@ EVENT: Final = any_of(
 )
 
 PRICE: Final = text(description="Credits for each unit, as a decimal.", pattern="^[0-9]+([.][0-9]+)?$")
+ARCHITECTURE: Final = given({"input_modalities": many(text()), "output_modalities": many(text())})
+PRICING: Final = given({"prompt": PRICE, "completion": PRICE})
+ENDPOINT: Final = given(
+    {
+        "name": text(),
+        "model_name": text(),
+        "provider_name": text(),
+        "tag": text(),
+        "context_length": COUNT,
+        "max_prompt_tokens": COUNT,
+        "max_completion_tokens": maybe(COUNT),
+        "pricing": PRICING,
+        "quantization": maybe(text()),
+        "supported_parameters": many(text()),
+        "status": whole(),
+        "uptime_last_30m": NULL,
+        "runtime": text(),
+        "slots": COUNT,
+        "queue_max": COUNT,
+        "load": given(
+            {"running": COUNT, "queued": COUNT, "ttft_ms": maybe(COUNT), "tps": maybe(COUNT), "loading_ms": COUNT}
+        ),
+    }
+)
 MODEL: Final = given(
     {
         "id": text(),
@@ -178,9 +202,10 @@ MODEL: Final = given(
         "owned_by": text(),
         "context_length": COUNT,
         "max_output_tokens": maybe(COUNT),
-        "architecture": given({"input_modalities": many(text()), "output_modalities": many(text())}),
+        "architecture": ARCHITECTURE,
+        "quantization": maybe(text()),
         "supported_parameters": many(text()),
-        "pricing": given({"prompt": PRICE, "completion": PRICE}),
+        "pricing": PRICING,
         "providers": given({"count": COUNT, "p50_ttft_ms": maybe(COUNT), "p50_tps": maybe(COUNT)}),
     }
 )
@@ -240,5 +265,19 @@ ANSWERS: Final[dict[str, Schema]] = {
     ),
     "Model": MODEL,
     "Models": listed(ref("Model")),
+    "ModelEndpoints": given(
+        {
+            "data": given(
+                {
+                    "id": text(),
+                    "name": text(),
+                    "created": COUNT,
+                    "description": text(),
+                    "architecture": ARCHITECTURE,
+                    "endpoints": many(ENDPOINT),
+                }
+            )
+        }
+    ),
     "Voices": listed(VOICE),
 }
