@@ -7,6 +7,7 @@ from cxp2p.errors import SettingsError
 from cxp2p_gateway.app import check_parts, data_path_of, store_path
 from cxp2p_gateway.config import GatewaySettings
 from cxp2p_gateway.ports import listen, shown
+from cxp2p_gateway.running import check_workers
 from cxp2p_gateway.store import StoreError, postgres
 from cxp2p_gateway.store.looking import Looked, look, look_at
 
@@ -59,12 +60,13 @@ def _when(looked: Looked) -> str:
 
 
 def _parts(settings: GatewaySettings) -> list[Finding]:
-    """What else is read at a start: files and rules that settings name."""
+    """What else is read at a start: files and rules that settings name, and whether they go together."""
     try:
+        check_workers(settings)
         check_parts(settings)
     except SettingsError as error:
         return [fault("settings", error)]
-    return []
+    return [ok("workers", f"{settings.http.workers} processes")] if settings.http.workers > 1 else []
 
 
 async def _port(what: str, host: str, port: int, path: str, keeper: str) -> Finding:

@@ -20,11 +20,12 @@ from cxp2p.paths import default_config_path
 from cxp2p.program import LOG_LEVELS, LogForm, announce, fail, run, set_up_logging
 from cxp2p.settings import load_settings, write_commented
 from cxp2p_gateway.accounts import Accounts, issue_key
-from cxp2p_gateway.app import Gateway, open_books, open_gateway, store_path
+from cxp2p_gateway.app import open_books, store_path
 from cxp2p_gateway.checking import check
-from cxp2p_gateway.config import GatewaySettings
+from cxp2p_gateway.config import WORKERS_MAX, GatewaySettings
 from cxp2p_gateway.keys import Key
 from cxp2p_gateway.keys import key_id as id_of
+from cxp2p_gateway.running import Call, check_workers, serve, serve_as_worker, supervise
 from cxp2p_gateway.store import Store, StoreError, StoreLocked
 
 T = TypeVar("T")
@@ -53,16 +54,22 @@ def gateway() -> None:
     default=None,
     help="How log lines look.",
 )
+@click.option("--workers", type=click.IntRange(1, WORKERS_MAX), default=None, help="Processes that serve the port.")
 @click.option("--json", "as_json", is_flag=True, help="Say what happens as lines of JSON.")
+@click.option("--worker", type=int, default=None, hidden=True)
+@click.option("--listen-fd", "descriptors", type=int, multiple=True, hidden=True)
 def run_(
     config: Path | None,
     bootstrap: tuple[str, ...],
     port: int | None,
     log_level: str,
     log_form: LogForm | None,
+    workers: int | None,
     as_json: bool,
+    worker: int | None,
+    descriptors: tuple[int, ...],
 ) -> None:
-    """Run a gateway until Ctrl-C. SIGTERM lets it finish the answers that run.
+    """Run a gateway until Ctrl-C. SIGTERM lets it finish the answers that run; a second one does not.
 
     The first start makes an account and shows its key once. Settings come from the file, then from CXP2P_GATEWAY_…
     variables, then from these options. `cxp2p gateway init` writes a file with every setting explained.
@@ -74,41 +81,30 @@ def run_(
     """
     set_up_logging(log_level, log_form or LogForm.TEXT)
     try:
-        settings = _settings(config, bootstrap, port)
+        settings = _settings(config, bootstrap, port, workers)
+        check_workers(settings)
     except SettingsError as error:
         fail(error)
-    set_up_logging(log_level, log_form or settings.log.format)
+    form = log_form or settings.log.format
+    set_up_logging(log_level, form)
+    if worker is not None:
+        run(partial(serve_as_worker, settings, worker, descriptors))
+    elif settings.http.workers > 1:
+        call = Call(config=config, bootstrap=bootstrap, log_level=log_level, log_form=form, as_json=as_json)
+        run(partial(supervise, settings, call))
+    else:
+        run(partial(serve, settings, as_json=as_json))
 
-    async def serve(stopping: trio.Event) -> None:
-        async with open_gateway(settings) as running:
-            _tell(running, as_json)
-            await stopping.wait()
-            running.stop()
 
-    run(serve)
-
-
-def _settings(config: Path | None, bootstrap: tuple[str, ...], port: int | None) -> GatewaySettings:
+def _settings(
+    config: Path | None, bootstrap: tuple[str, ...] = (), port: int | None = None, workers: int | None = None
+) -> GatewaySettings:
     path = config or default_config_path("gateway")
     settings = load_settings(GatewaySettings, "gateway", path, required=config is not None)
     if bootstrap:
         settings = settings.model_copy(update={"peer": settings.peer.model_copy(update={"bootstrap": bootstrap})})
-    if port is not None:
-        settings = settings.model_copy(update={"http": settings.http.model_copy(update={"port": port})})
-    return settings
-
-
-def _tell(running: Gateway, as_json: bool) -> None:
-    if running.first is not None:
-        facts = {"event": "account", "user_id": running.first.user_id, "api_key": running.first.key}
-        text = f"first account {running.first.user_id}\nits API key, shown only now: {running.first.key}"
-        announce(facts, text, as_json=as_json)
-    facts = {"event": "ready", "peer": running.peer, "url": running.url}
-    text = f"gateway {running.peer} at {running.url}/api/v1 (also /v1)"
-    if running.metrics_url is not None:
-        facts["metrics"] = running.metrics_url
-        text += f", metrics at {running.metrics_url}"
-    announce(facts, text, as_json=as_json)
+    told = {name: value for name, value in (("port", port), ("workers", workers)) if value is not None}
+    return settings.model_copy(update={"http": settings.http.model_copy(update=told)})
 
 
 @gateway.command()

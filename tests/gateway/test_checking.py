@@ -104,6 +104,7 @@ def test_wrong_settings_are_named(config: Path) -> None:
         ('[peer]\nannounce = ["/dns/x/udp/1"]', "peer", "peer.announce"),
         ('[peer]\npsk = "abc"', "peer", "peer.psk: expected 64 hex digits"),
         ('[scrape]\nallow = ["a b"]', "settings", "scrape.allow"),
+        ("workers = 2", "settings", "http.workers: several workers need PostgreSQL"),
         ('[embeddings]\ntoken_input = "cl100k"\ncl100k_path = "/nowhere"', "settings", "cannot be read"),
         ('[metrics]\nport = 0\nhost = "no such host"', "metrics", "cannot listen on no such host:0"),
     ],
