@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+import cxp2p
 from cxp2p.client import (
     Embeddings,
     Emit,
@@ -38,8 +39,10 @@ from cxp2p.records import Job, ScrapeJob
 from cxp2p_gateway.accounts import Accounts, FirstAccount, found_account
 from cxp2p_gateway.asking import Caller, ModelCard
 from cxp2p_gateway.config import EmbeddingSettings, GatewaySettings, HttpSettings, MetricsSettings, ScrapeSettings
+from cxp2p_gateway.dashboard.opening import open_dashboard, open_people
 from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
 from cxp2p_gateway.http import Front, make_app
+from cxp2p_gateway.key_ring import KeyRing
 from cxp2p_gateway.listener import serve_http
 from cxp2p_gateway.metrics import Metrics
 from cxp2p_gateway.metrics.network import NetworkCollector
@@ -47,9 +50,12 @@ from cxp2p_gateway.metrics.serving import MetricsServer
 from cxp2p_gateway.openai import EmbedRules
 from cxp2p_gateway.openai.cl100k import load_cl100k
 from cxp2p_gateway.origins import CrowdRules
+from cxp2p_gateway.people import People
 from cxp2p_gateway.ports import listen, port_of, shown
+from cxp2p_gateway.rates import Counted, Rate
 from cxp2p_gateway.salts import CacheSalts
 from cxp2p_gateway.schemas.apart import open_schemas
+from cxp2p_gateway.statements import Statements
 from cxp2p_gateway.store import Store, postgres, sqlite
 from cxp2p_gateway.waiting import Patience
 
@@ -59,10 +65,19 @@ CATALOGUE: Final = tuple(known.name for known in KNOWN_MODELS)
 class GatewayDoor:
     """The `Door` of a running gateway: its accounts and its dispatch."""
 
-    def __init__(self, accounts: Accounts, dispatch: Dispatch, salts: CacheSalts | None) -> None:
+    def __init__(
+        self,
+        accounts: Accounts,
+        dispatch: Dispatch,
+        salts: CacheSalts | None,
+        ring: KeyRing,
+        statements: Statements,
+    ) -> None:
         self._accounts = accounts
         self._dispatch = dispatch
         self._salts = salts
+        self.ring = ring
+        self.statements = statements
 
     async def authenticate(self, token: str, user_id: str | None) -> Caller | None:
         return await self._accounts.authenticate(token, user_id)
@@ -75,6 +90,9 @@ class GatewayDoor:
 
     def ready(self) -> bool:
         return self._dispatch.ready()
+
+    def rates(self, caller: Caller) -> Mapping[Counted, Rate]:
+        return self._dispatch.rates(caller)
 
     async def run(
         self,
@@ -123,13 +141,15 @@ class GatewayDoor:
 class Gateway:
     """A running gateway. `first`: the account that this start made, the only time its key is known.
 
-    `metrics_url`: where they are told, None if they are not.
+    `claim_url`: where the first account gets its password, once; None if it has one. `metrics_url`: where they are
+    told, None if they are not.
     """
 
     peer: str
     url: str
     metrics_url: str | None
     first: FirstAccount | None
+    claim_url: str | None
     net: Net
     store: Store
     front: Front
@@ -164,14 +184,22 @@ async def open_gateway(
         first = await found_account(store, settings.accounts.credit, wall_ms(), rng)
         is_alone = settings.database.url is None
         accounts = Accounts(store, wall_ms, settings.accounts.user_id, is_alone=is_alone)
+        ring, statements = KeyRing(accounts, store, wall_ms, rng), Statements(store, wall_ms)
+        door = GatewayDoor(accounts, dispatch, _salts(settings, identity), ring, statements)
+        people = open_people(settings, store, accounts, wall_ms, rng)
+
+        def state() -> dict[str, str]:
+            return _state(identity.peer, is_alone, front.running, dispatch.running, settings.jobs.jobs_max)
+
         front = make_app(
-            GatewayDoor(accounts, dispatch, _salts(settings, identity)),
+            door,
             _patience(settings.http),
             schemas=schemas,
             embed_rules=embed_rules,
             egress=egress,
             crowd_rules=_crowd_rules(settings.http),
             metrics=metrics,
+            dashboard=open_dashboard(settings, people, ring, store, door, net, state, wall_ms, rng),
         )
         metrics.registry.register(NetworkCollector(net, wall_ms, trio.current_time))
         metrics.watch("cxp2p_http_requests_running", "Requests that run", lambda: front.running)
@@ -185,6 +213,7 @@ async def open_gateway(
                 url=url,
                 metrics_url=metrics_url,
                 first=first,
+                claim_url=await _claim_url(people, settings, url),
                 net=net,
                 store=store,
                 front=front,
@@ -215,6 +244,23 @@ def open_books(settings: GatewaySettings) -> AbstractAsyncContextManager[Store]:
 def store_path(settings: GatewaySettings) -> Path:
     """Where the gateway's database is, or will be, if it is a file."""
     return data_path_of(settings) / "gateway.sqlite"
+
+
+async def _claim_url(people: People, settings: GatewaySettings, url: str) -> str | None:
+    link = await people.first_link() if settings.dashboard.enabled else None
+    if link is None:
+        return None
+    return f"{str(settings.dashboard.public_url or url).rstrip('/')}/claim?link={link}"
+
+
+def _state(peer: str, is_alone: bool, requests: int, jobs: int, jobs_max: int) -> dict[str, str]:
+    return {
+        "Version": cxp2p.__version__,
+        "Peer": peer,
+        "Database": "SQLite" if is_alone else "PostgreSQL",
+        "Requests that run": str(requests),
+        "Jobs that run": f"{jobs} of at most {jobs_max}",
+    }
 
 
 def check_parts(settings: GatewaySettings) -> None:

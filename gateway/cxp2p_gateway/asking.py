@@ -6,16 +6,24 @@ nothing else of them, and they know nothing of HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cxp2p.client import Embeddings, Emit, Hear, Judge, Outcome, Scraped, Settlement, Spoken, Took
 from cxp2p.embed import Input
 from cxp2p.errors import CxError
 from cxp2p.records import Capability, Job, Prices, ScrapeJob, Service
 from cxp2p_gateway.keys import Kind
+from cxp2p_gateway.rates import Counted, Rate
+
+if TYPE_CHECKING:
+    from cxp2p_gateway.key_ring import KeyRing
+    from cxp2p_gateway.statements import Statements
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = [
     "Caller",
@@ -45,7 +53,7 @@ class Caller:
     """Who asks: the ids of an account and of the key that was shown. Never the key itself.
 
     `services`, `models`: what the key is for; empty: all. `app`, `origin`: what the client calls itself, and where it
-    says that it is from. `streamed`: the answer is.
+    says that it is from. `streamed`: the answer is. `rpm`, `tpm`: its rates, None: none.
     """
 
     account: str
@@ -56,6 +64,8 @@ class Caller:
     app: str = ""
     origin: str = ""
     streamed: bool = False
+    rpm: int | None = None
+    tpm: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,12 +116,16 @@ class KeyEnded(CxError):
 
 
 class RateLimited(CxError):
-    """The key's limit is used up for now. `limit`: in words, e.g. "60 requests per minute"."""
+    """The key's limit is used up for now. `limit`: in words, e.g. "60 requests per minute".
 
-    def __init__(self, limit: str, retry_after_s: float) -> None:
+    `rates`: where all of its rates stand, as far as that was looked at.
+    """
+
+    def __init__(self, limit: str, retry_after_s: float, rates: Mapping[Counted, Rate] | None = None) -> None:
         super().__init__(f"rate limit reached: {limit}")
         self.limit = limit
         self.retry_after_s = retry_after_s
+        self.rates: Mapping[Counted, Rate] = rates or {}
 
 
 class Overloaded(CxError):
@@ -139,6 +153,17 @@ class Door(Protocol):
 
     def ready(self) -> bool:
         """Whether at least one live node is known."""
+
+    @property
+    def ring(self) -> KeyRing:
+        """The keys of all accounts, for their owners."""
+
+    @property
+    def statements(self) -> Statements:
+        """What accounts and keys have, have spent and have used."""
+
+    def rates(self, caller: Caller) -> Mapping[Counted, Rate]:
+        """Where the rates of the caller's key stand; nothing for a key without any."""
 
     async def run(
         self,

@@ -10,11 +10,11 @@ from typing import Final
 import trio
 
 from cxp2p.client import Settlement
-from cxp2p.records import Order, Service
-from cxp2p_gateway.asking import Caller
-from cxp2p_gateway.limits import Counted, Demand
+from cxp2p.records import Order
+from cxp2p_gateway.asking import Caller, RateLimited
+from cxp2p_gateway.limits import Demand, limits_of, tokens_of
 from cxp2p_gateway.metrics.money import MoneyMeter
-from cxp2p_gateway.rates import Rate
+from cxp2p_gateway.rates import Counted, Rate, corrected, state
 from cxp2p_gateway.store import Generation, Store
 
 log = logging.getLogger("cxp2p.dispatch")
@@ -26,23 +26,33 @@ BYTES_PER_TOKEN: Final = 4  # what an order allows are bytes: each may be a toke
 
 
 class RatesSeen:
-    """Where the rates of keys stood when they last asked, for the headers of their answers."""
+    """Where the rates of keys stand, as far as the books last said here: for the headers of answers.
+
+    It decides nothing. Another gateway process may have let in more since.
+    """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, Mapping[Counted, Rate]] = OrderedDict()
+        self._empty_at_us: OrderedDict[str, dict[Counted, int]] = OrderedDict()
 
-    def see(self, key: str, rates: Mapping[Counted, Rate]) -> None:
+    def see(self, key: str, rates: Mapping[Counted, Rate], now_us: int) -> None:
         """Remembers what the books just said; a key without rates needs no place."""
         if not rates:
             return
-        self._kept[key] = rates
-        self._kept.move_to_end(key)
-        if len(self._kept) > RATES_REMEMBERED_MAX:
-            self._kept.popitem(last=False)
+        self._empty_at_us[key] = {counted: now_us + rate.reset_us for counted, rate in rates.items()}
+        self._empty_at_us.move_to_end(key)
+        if len(self._empty_at_us) > RATES_REMEMBERED_MAX:
+            self._empty_at_us.popitem(last=False)
 
-    def of(self, key: str) -> Mapping[Counted, Rate]:
-        """What was last seen of a key."""
-        return self._kept.get(key, {})
+    def correct(self, caller: Caller, tokens: int, now_us: int) -> None:
+        """That a request took so many tokens more than was thought, or less."""
+        seen = self._empty_at_us.get(caller.key)
+        if seen is not None and caller.tpm is not None:
+            seen[Counted.TOKENS] = corrected(caller.tpm, seen.get(Counted.TOKENS, 0), now_us, tokens)
+
+    def of(self, caller: Caller, now_us: int) -> Mapping[Counted, Rate]:
+        """Where they stand now. Of a key that has not asked here yet, all is left."""
+        seen = self._empty_at_us.get(caller.key, {})
+        return {counted: state(limit, seen.get(counted, 0), now_us) for counted, limit in limits_of(caller).items()}
 
 
 class JobBooks:
@@ -82,18 +92,23 @@ class JobBooks:
     async def _hold(self, order: Order, *, first: bool) -> None:
         tokens = _tokens(order) if first else 0
         demand = Demand(key=self._caller.key, request=self._generation, tokens=tokens, first=first)
-        with self._meter.reserving():
-            rates = await self._store.reserve(
-                order.order_id.hex(), self._caller.account, order.max_charge, self._expires_at_ms, demand
-            )
+        try:
+            with self._meter.reserving():
+                rates = await self._store.reserve(
+                    order.order_id.hex(), self._caller.account, order.max_charge, self._expires_at_ms, demand
+                )
+        except RateLimited as error:
+            self._rates.see(self._caller.key, error.rates, self._wall_ms() * 1000)
+            raise
         if tokens:
             self._tokens[order.order_id] = tokens
-        self._rates.see(self._caller.key, rates)
+        self._rates.see(self._caller.key, rates, self._wall_ms() * 1000)
 
     async def settle(self, settlement: Settlement) -> None:
         """Posts the countersigned charge to the node's account, and keeps what was signed."""
         order, agreed = settlement.order, settlement.countersign
         is_first, self._settled = not self._settled, True
+        expected = self._tokens.pop(order.order_id, 0)
         with self._meter.posting(order.service, agreed.charge):
             await self._store.settle(
                 Generation(
@@ -117,8 +132,10 @@ class JobBooks:
                     streamed=self._caller.streamed,
                 ),
                 is_first=is_first,
-                tokens_expected=self._tokens.pop(order.order_id, 0),
+                tokens_expected=expected,
             )
+        more = tokens_of(order.service, agreed.in_units, agreed.out_units) - expected
+        self._rates.correct(self._caller, more, self._wall_ms() * 1000)
 
     async def void(self, order: Order, reason: str) -> None:
         """Gives the hold back."""
@@ -129,6 +146,4 @@ class JobBooks:
 
 def _tokens(order: Order) -> int:
     """About how many tokens the input is."""
-    if order.service not in (Service.CHAT, Service.EMBED):
-        return 0
-    return -(-order.max_in // BYTES_PER_TOKEN)
+    return tokens_of(order.service, -(-order.max_in // BYTES_PER_TOKEN), 0)

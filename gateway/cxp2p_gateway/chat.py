@@ -96,6 +96,7 @@ class ChatEndpoint:
         with self._budget.lease() as lease:
             asked = self._parse(await read_json(exchange.headers, receive, lease))
             ask, work = asked.chat, self._work(exchange, asked)
+            exchange.will_stream(ask.stream)
             with self._places.take(ask.job.model, ask.choices):
                 try:
                     await refuse_bad_schemas(ask, self._schemas)

@@ -12,20 +12,20 @@ import trio
 
 from cxp2p.client import Embeddings, Emit, Hear, Judge, Net, Outcome, Scraped, Settlement, Spoken, Took
 from cxp2p.embed import AT_ONCE_MAX, Input, parts_max
-from cxp2p.errors import JobFailed, NoNode, RemoteProtocolError
-from cxp2p.identity import Kind, open_envelope
+from cxp2p.errors import JobFailed, NoNode
 from cxp2p.net.tasks import background
-from cxp2p.records import Countersign, FailureCode, Job, Order, Receipt, ScrapeJob, Service, service_of
+from cxp2p.records import FailureCode, Job, ScrapeJob, Service, service_of
 from cxp2p.scrape import shares_max
-from cxp2p.wire import decode
 from cxp2p_gateway.asking import Caller, ModelCard, Overloaded
 from cxp2p_gateway.books import JobBooks, RatesSeen
-from cxp2p_gateway.limits import Counted, forbid
+from cxp2p_gateway.keys import Kind
+from cxp2p_gateway.limits import forbid
 from cxp2p_gateway.listing import KnownModels, cards, live
 from cxp2p_gateway.metrics import Metrics
 from cxp2p_gateway.metrics.asks import Ask
-from cxp2p_gateway.rates import Rate
-from cxp2p_gateway.store import Generation, Store, StoreError
+from cxp2p_gateway.rates import Counted, Rate
+from cxp2p_gateway.signed import settlement_of
+from cxp2p_gateway.store import Store, StoreError
 
 log = logging.getLogger("cxp2p.dispatch")
 
@@ -83,8 +83,8 @@ class Dispatch:
         return f"<Dispatch {self.running} jobs of {self._options.jobs_max}>"
 
     def rates(self, caller: Caller) -> Mapping[Counted, Rate]:
-        """Where the rates of the caller's key stood when it last asked; nothing for a key without any."""
-        return self._rates.of(caller.key)
+        """Where the rates of the caller's key stand; nothing for a key without any."""
+        return self._rates.of(caller, self._wall_ms() * 1000)
 
     # Jobs.
 
@@ -197,7 +197,7 @@ class Dispatch:
         if len(generation) > GENERATION_LENGTH_MAX or not generation.isascii():
             return ()
         kept = await self._store.generations(caller.account, generation)
-        return tuple(_settlement(each) for each in kept)
+        return tuple(settlement_of(each) for each in kept if caller.kind is Kind.BASE or each.key == caller.key)
 
     # What there is.
 
@@ -258,21 +258,3 @@ async def open_dispatch(
     async with background() as nursery:
         nursery.start_soon(dispatch.keep)
         yield dispatch
-
-
-def _settlement(kept: Generation) -> Settlement:
-    try:
-        return Settlement(
-            order=_opened(Kind.ORDER, Order, kept.order_envelope),
-            order_envelope=kept.order_envelope,
-            receipt=_opened(Kind.RECEIPT, Receipt, kept.receipt_envelope),
-            receipt_envelope=kept.receipt_envelope,
-            countersign=_opened(Kind.COUNTERSIGN, Countersign, kept.countersign_envelope),
-            countersign_envelope=kept.countersign_envelope,
-        )
-    except RemoteProtocolError as error:
-        raise StoreError(f"what the database keeps of {kept.id} is no longer what was signed: {error}") from None
-
-
-def _opened(kind: Kind, record: type[R], envelope: bytes) -> R:
-    return decode(record, open_envelope(kind, envelope).body)

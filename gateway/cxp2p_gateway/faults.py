@@ -15,25 +15,14 @@ from typing import Final
 from cxp2p.errors import CxError, InsufficientCredit, JobFailed, JobRefused, LocalProtocolError, NoNode
 from cxp2p.records import FailureCode, RefusalCode, Service
 from cxp2p_gateway.asking import KeyEnded, KeyForbids, Limit, Overloaded, RateLimited
+from cxp2p_gateway.dialects import Base as Base
+from cxp2p_gateway.dialects import Dialect as Dialect
+from cxp2p_gateway.dialects import base_of as base_of
+from cxp2p_gateway.dialects import dialect_of as dialect_of
 from cxp2p_gateway.keys import without_keys
 from cxp2p_gateway.store import StoreError, StoreUnavailable
 
 MODEL_TEXT_LENGTH_MAX: Final = 128  # of a model's name in an error text; records allow no longer one either
-
-
-class Base(Enum):
-    """Under which base path a request came: the documented one, the alias for OpenAI tools, or neither."""
-
-    DOCUMENTED = "/api/v1"
-    ALIAS = "/v1"
-    ROOT = ""
-
-
-class Dialect(Enum):
-    """How an error body looks: the user guide's `{"error": "text"}`, or OpenAI's object."""
-
-    SIMPLE = "simple"
-    OPENAI = "openai"
 
 
 class Condition(Enum):
@@ -399,22 +388,3 @@ def text_of(fault: Fault, base: Base) -> str:
     if "model" in words:
         words["model"] = str(words["model"])[:MODEL_TEXT_LENGTH_MAX]
     return without_keys(row_of(fault, base).text.format(**words))
-
-
-def base_of(path: str) -> Base:
-    """The base path that `path` lies under."""
-    for base in (Base.DOCUMENTED, Base.ALIAS):
-        if path == base.value or path.startswith(base.value + "/"):
-            return base
-    return Base.ROOT
-
-
-def dialect_of(headers: Mapping[str, str], base: Base) -> Dialect:
-    """Which rendering a client gets: what it asked for, else what its SDK reads, else what its base path documents."""
-    wanted = headers.get("x-error-format", "").strip().lower()
-    if wanted in {dialect.value for dialect in Dialect}:
-        return Dialect(wanted)
-    agent = headers.get("user-agent", "")
-    if "x-stainless-lang" in headers or agent.startswith(("OpenAI/", "AsyncOpenAI/", "ai/")) or "ai-sdk/" in agent:
-        return Dialect.OPENAI
-    return Dialect.OPENAI if base is Base.ALIAS else Dialect.SIMPLE

@@ -19,9 +19,12 @@ from cxp2p_gateway import openai
 from cxp2p_gateway.asking import Door, ModelCard
 from cxp2p_gateway.chat import ChatEndpoint
 from cxp2p_gateway.completions import completion_of
+from cxp2p_gateway.dashboard.routes import Dashboard
 from cxp2p_gateway.embeddings import EmbeddingsEndpoint
 from cxp2p_gateway.exchange import Exchange, Outside, log_exchange
 from cxp2p_gateway.faults import Base, Condition, Fault
+from cxp2p_gateway.key_endpoints import key_routes
+from cxp2p_gateway.limits import may_use
 from cxp2p_gateway.metrics import Metrics
 from cxp2p_gateway.middleware import (
     Accounted,
@@ -59,14 +62,16 @@ class Front:
         egress: EgressRules,
         metrics: Metrics,
         crowds: Crowds,
+        dashboard: Dashboard | None,
     ) -> None:
         self._metrics = metrics
-        self.routes = _routes(door, patience, outside, schemas, embed_rules, egress, crowds)
+        self.routes = _routes(door, patience, outside, schemas, embed_rules, egress, crowds, dashboard)
         self.outside = outside
         self.closing = closing
         self.crowds = crowds
-        self._gate = Gate(Router(self.routes, redirect_slashes=False, default=_unknown_path), closing, crowds)
-        self._app: ASGIApp = Accounted(Faults(self._gate), outside, closing, self.ended)
+        unknown = _unknown_path if dashboard is None else dashboard.unknown
+        self._gate = Gate(Router(self.routes, redirect_slashes=False, default=unknown), closing, crowds)
+        self._app: ASGIApp = Accounted(Faults(self._gate), outside, closing, self.ended, door.rates)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -97,11 +102,12 @@ def make_app(
     egress: EgressRules | None = None,
     metrics: Metrics | None = None,
     crowd_rules: CrowdRules | None = None,
+    dashboard: Dashboard | None = None,
 ) -> Front:
     """The HTTP front over `door`. `outside`: clock and chance; `closing`: set it to refuse what comes from then on.
 
     `schemas`: who checks answers; without it they are checked here, which only a test may want. `egress`: which URLs
-    nodes are asked for. `crowd_rules`: how much may go on at once.
+    nodes are asked for. `crowd_rules`: how much may go on at once. `dashboard`: the pages for people, if there are any.
     """
     return Front(
         door,
@@ -113,6 +119,7 @@ def make_app(
         egress or rules_of(),
         metrics or Metrics(),
         Crowds(crowd_rules or CrowdRules()),
+        dashboard,
     )
 
 
@@ -124,6 +131,7 @@ def _routes(
     embed_rules: EmbedRules,
     egress: EgressRules,
     crowds: Crowds,
+    dashboard: Dashboard | None,
 ) -> list[Route]:
     def admitted(endpoint: Endpoint) -> Endpoint:
         return Admitted(endpoint, door, crowds.keys)
@@ -154,12 +162,20 @@ def _routes(
         "/models/{model:path}/endpoints": Methods(GET=admitted(_Model(door, embed_rules, openai.model_endpoints))),
         "/models/{model:path}": Methods(GET=admitted(_Model(door, embed_rules, openai.model_object))),
         "/receipts/{generation}": Methods(GET=admitted(_Receipt(door))),
+        **{
+            path: Methods(**{method: admitted(endpoint) for method, endpoint in methods.items()})
+            for path, methods in key_routes(door, budget).items()
+        },
         **keyless,
     }
     for path, methods in served.items():
         methods.path = path.replace(":path}", "}")
     routes = [Route(path, methods) for path, methods in keyless.items()]
-    return routes + [Route(base + path, methods) for base in BASES for path, methods in served.items()]
+    routes += [Route(base + path, methods) for base in BASES for path, methods in served.items()]
+    if dashboard is not None:
+        played: dict[str, Endpoint] = {"chat": chat, "embeddings": embeddings, "speech": tts, "scrape": scrape}
+        routes += dashboard.routes(played, crowds.keys)
+    return routes
 
 
 async def _unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
@@ -184,13 +200,15 @@ class _Ready:
 
 @dataclass(frozen=True, slots=True)
 class _Models:
-    """All models that live nodes offer."""
+    """All models that live nodes offer, and that the key may use."""
 
     door: Door
     embed_rules: EmbedRules
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_json(openai.model_list(self.door.models(), self.embed_rules), send)
+        assert exchange.caller is not None
+        usable = tuple(card for card in self.door.models() if may_use(exchange.caller, card.service, card.model))
+        await send_json(openai.model_list(usable, self.embed_rules), send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +223,8 @@ class _Model:
         wanted = scope["path_params"]["model"]
         cards = {card.model: card for card in self.door.models()}
         card = cards.get(wanted) or cards.get(name_of(wanted))
-        if card is not None:
+        assert exchange.caller is not None
+        if card is not None and may_use(exchange.caller, card.service, card.model):
             await send_json(self.told(card, self.embed_rules), send)
             return
         raise Fault(Condition.MODEL_NOT_LISTED, "model", {"model": wanted})

@@ -12,7 +12,7 @@ from cxp2p.records import Service
 from cxp2p_gateway.accounts import Accounts
 from cxp2p_gateway.keys import Key, Kind, make_key, rotated
 from cxp2p_gateway.limits import Standing
-from cxp2p_gateway.spending import Reset
+from cxp2p_gateway.spending import MICRO, Reset
 from cxp2p_gateway.store import Store
 
 KEYS_MAX: Final = 100  # of one account that are not revoked, its base key among them
@@ -20,7 +20,6 @@ REVOKED_MAX: Final = 1000  # of one account that are still told of
 NAME_LENGTH_MAX: Final = 80
 MODELS_MAX: Final = 64
 MODEL_LENGTH_MAX: Final = 128
-MICRO: Final = 1_000_000  # µcredits in a credit
 SPEND_CREDITS_MAX: Final = 1_000_000_000
 RPM_MAX: Final = 1_000_000
 TPM_MAX: Final = 1_000_000_000
@@ -88,6 +87,7 @@ def check_terms(terms: Terms, wall_ms: int) -> None:
     if terms.spend_limit is not None and not 0 <= terms.spend_limit <= SPEND_CREDITS_MAX * MICRO:
         raise TermWrong("spend_limit", f"it is not between 0 and {SPEND_CREDITS_MAX} credits")
     known = [service.value for service in Service]
+    _check_length(len(terms.services), 0, len(known), "services", "services")
     for index, service in enumerate(terms.services):
         if service not in known:
             raise TermWrong(f"services[{index}]", f"it is not one of {', '.join(known)}")

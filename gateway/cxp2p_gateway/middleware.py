@@ -6,17 +6,20 @@ import json
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cxp2p_gateway import sse
-from cxp2p_gateway.asking import Door
-from cxp2p_gateway.exchange import Exchange, Outside, exchange_of, open_exchange
+from cxp2p_gateway.asking import Caller, Door
+from cxp2p_gateway.exchange import Exchange, Outside, exchange_of, open_exchange, site_of, title_of
 from cxp2p_gateway.faults import Condition, Fault, error_object, render
 from cxp2p_gateway.framing import HEADERS_MAX
 from cxp2p_gateway.origins import Crowd, Crowds, origin_of
+from cxp2p_gateway.rate_headers import rate_headers
+from cxp2p_gateway.rates import Counted, Rate
 from cxp2p_gateway.store import StoreUnavailable
 
 log = logging.getLogger("cxp2p.gateway.http")
@@ -72,6 +75,8 @@ Endpoint = Callable[[Exchange, Scope, Receive, Send], Awaitable[None]]
 """Answers one request. Raises Fault."""
 
 
+RatesOf = Callable[[Caller], Mapping[Counted, Rate]]
+
 Ended = Callable[[Exchange, float], None]
 """Is told of a request that has ended, and when: for the access log and the metrics."""
 
@@ -81,10 +86,14 @@ class ClientGone(Exception):
 
 
 class Accounted:
-    """Gives every request an exchange and every answer its common headers; tells `ended` of each."""
+    """Gives every request an exchange and every answer its common headers; tells `ended` of each.
 
-    def __init__(self, app: ASGIApp, outside: Outside, closing: trio.Event, ended: Ended) -> None:
+    `rates`: where those of a caller's key stand.
+    """
+
+    def __init__(self, app: ASGIApp, outside: Outside, closing: trio.Event, ended: Ended, rates: RatesOf) -> None:
         self._app = app
+        self._rates = rates
         self._ended = ended
         self._outside = outside
         self._closing = closing
@@ -98,6 +107,8 @@ class Accounted:
                 exchange.status = message["status"]
                 exchange.answered_at = now()
                 headers = [*message["headers"], *common_headers(exchange, now())]
+                if exchange.caller is not None:
+                    headers += encoded(rate_headers(self._rates(exchange.caller)))
                 if self._closing.is_set() and not any(name == b"connection" for name, _ in headers):
                     headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
@@ -240,12 +251,13 @@ class Admitted:
         if token is None:
             raise Fault(Condition.KEY_MISSING)
         user_id = exchange.headers.get("x-user-id") or None
-        exchange.caller = await self._door.authenticate(token, user_id)
-        if exchange.caller is None:
+        caller = await self._door.authenticate(token, user_id)
+        if caller is None:
             raise Fault(Condition.KEY_INVALID)
-        if self._crowd.is_full(exchange.caller.key):
+        exchange.caller = replace(caller, app=title_of(exchange.headers), origin=site_of(exchange.headers))
+        if self._crowd.is_full(caller.key):
             raise Fault(Condition.RATE_LIMITED, None, {"limit": f"{self._crowd.each_max} requests at once"})
-        with self._crowd.one_more(exchange.caller.key):
+        with self._crowd.one_more(caller.key):
             await self._endpoint(exchange, scope, receive, send)
 
 
@@ -261,9 +273,10 @@ def common_headers(exchange: Exchange, now: float) -> list[tuple[bytes, bytes]]:
     headers = [
         ("x-request-id", exchange.request_id),
         ("x-cx-processing-ms", str(round((now - exchange.started_at) * 1000))),
-        ("access-control-allow-origin", "*"),
-        ("access-control-expose-headers", ", ".join(EXPOSED_HEADERS)),
     ]
+    if not exchange.is_page:
+        headers.append(("access-control-allow-origin", "*"))
+        headers.append(("access-control-expose-headers", ", ".join(EXPOSED_HEADERS)))
     if exchange.client_request_id is not None:
         headers.append(("x-client-request-id", exchange.client_request_id))
     return encoded(headers)
@@ -278,7 +291,7 @@ def preflight_headers(asked: Mapping[str, str]) -> list[tuple[str, str]]:
         if name.startswith("x-stainless-") and name.isascii() and name.replace("-", "").isalnum() and name not in known:
             allowed.append(name)
     return [
-        ("access-control-allow-methods", "GET, HEAD, POST, OPTIONS"),
+        ("access-control-allow-methods", "GET, HEAD, POST, PATCH, DELETE, OPTIONS"),
         ("access-control-allow-headers", ", ".join(allowed)),
         ("access-control-max-age", str(PREFLIGHT_AGE_S)),
         ("vary", "Access-Control-Request-Headers"),
@@ -305,8 +318,10 @@ async def send_json(body: object, send: Send, headers: Sequence[tuple[str, str]]
 
 
 async def send_fault(exchange: Exchange, fault: Fault, send: Send) -> None:
-    """Sends an error answer in the dialect of the exchange."""
+    """Sends an error answer in the dialect of the exchange, or as a page."""
     answer = render(fault, exchange.dialect, exchange.base)
+    if exchange.as_page is not None:
+        answer = exchange.as_page(fault, answer)
     headers = [*answer.headers, ("content-length", str(len(answer.body)))]
     await send({"type": "http.response.start", "status": answer.status, "headers": encoded(headers)})
     await send({"type": "http.response.body", "body": answer.body})

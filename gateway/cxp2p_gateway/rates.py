@@ -7,9 +7,17 @@ What is kept is the time at which the bucket is empty again. Times are wall-cloc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 MINUTE_US: Final = 60_000_000
+
+
+class Counted(StrEnum):
+    """What a rate counts, each minute."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,10 +54,14 @@ class Lease:
         self.held += count
 
 
-async def read_json(headers: Mapping[str, str], receive: Receive, lease: Lease) -> dict[str, Any]:
-    """The JSON object in a request's body. Raises Fault, or ClientGone."""
+async def read_json(
+    headers: Mapping[str, str], receive: Receive, lease: Lease, *, may_be_empty: bool = False
+) -> dict[str, Any]:
+    """The JSON object in a request's body; `may_be_empty`: no body is an empty one. Raises Fault, or ClientGone."""
     sound = media_type_is_json(headers)
     body = await _read_body(headers, receive, lease)
+    if may_be_empty and not body:
+        return {}
     try:
         fields = parse_object(body)
     except Fault:

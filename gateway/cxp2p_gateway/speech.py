@@ -17,6 +17,7 @@ from cxp2p_gateway.asking import Door, Overloaded
 from cxp2p_gateway.audio import MIME, RATE, AudioForm, Encoder, wav_header
 from cxp2p_gateway.exchange import Exchange, Outside
 from cxp2p_gateway.faults import Condition, Fault, cut_of, fault_of, out_of_range
+from cxp2p_gateway.limits import may_use
 from cxp2p_gateway.middleware import ClientGone, encoded, send_json
 from cxp2p_gateway.openai import SpeechAsk
 from cxp2p_gateway.reading import BodyBudget, Lease, read_json
@@ -69,6 +70,7 @@ class Speech:
                 wait_s=self._patience.wait_s(exchange),
                 lease=lease,
             )
+            exchange.will_stream(ask.streamed)
             exchange.notes |= {"model": voice, "letters": len(ask.text), "generation": work.generation}
             sound = _Streamed(work, send) if ask.streamed else _Whole(work, send)
             with self._places.take(voice):
@@ -202,9 +204,11 @@ def offered_voices(door: Door) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Voices:
-    """All voices that live nodes offer."""
+    """All voices that live nodes offer, and that the key may use."""
 
     door: Door
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_json(openai.voice_list(offered_voices(self.door)), send)
+        assert exchange.caller is not None
+        usable = [each for each in offered_voices(self.door) if may_use(exchange.caller, Service.SPEECH, each)]
+        await send_json(openai.voice_list(usable), send)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Final
+
+MICRO: Final = 1_000_000  # µcredits in a credit
 
 
 class Reset(StrEnum):
@@ -57,3 +60,8 @@ def may_spend(limit: int | None, spent: int, held: int) -> bool:
     job may cost, and mostly far more than what it will.
     """
     return limit is None or spent + held < limit
+
+
+def credits_of(micro: int | None) -> float | None:
+    """µcredits as credits, of which JSON tells: never more than six decimals."""
+    return None if micro is None else micro / MICRO

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from cxp2p_gateway.store.postgres import open_store
-from postgres import make_database, programs, running_server
+from postgres import Server, make_database, programs, running_server
+from shops import Shop
 
 TEMPLATE = "as_opened"
 
@@ -18,14 +20,26 @@ TEMPLATE = "as_opened"
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a running server, without a database's name."""
+    with running_server(postgres_folder(tmp_path_factory)) as server:
+        yield server.url
+
+
+@pytest.fixture
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that a test may stop and start."""
+    with running_server(postgres_folder(tmp_path_factory)) as server:
+        yield server
+
+
+def postgres_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a server can be; skips without one."""
     if programs() is None:
         pytest.skip("there is no PostgreSQL server here: apt-get install postgresql")
     folder = tmp_path_factory.mktemp("postgres")
     for parent in (folder, *folder.parents):  # the server runs as somebody else, who has to get there
         if parent != Path("/tmp") and parent.stat().st_mode & 0o001 == 0:
             parent.chmod(parent.stat().st_mode | 0o011)
-    with running_server(folder) as url:
-        yield url
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +75,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str | None:
     if request.param == "postgres":
         return str(request.getfixturevalue("postgres_url"))
     return tmp_path / "data" / "gateway.db" if request.param == "sqlite" else None
+
+
+@pytest.fixture
+async def shop(autojump_clock: MockClock) -> Shop:
+    """A front whose account has a base key."""
+    return await Shop().open()

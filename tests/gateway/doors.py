@@ -37,11 +37,11 @@ from cxp2p_gateway.openai import chat_ask
 from cxp2p_gateway.origins import CrowdRules
 from cxp2p_gateway.schemas import Schemas
 from cxp2p_gateway.waiting import Patience
+from ledgers import WALL_MS, MemoryBooks
 
 KEY = "sk-cx-0001 with spaces"
 OTHER_KEY = "sk-cx-0002"
 USER = "user-1"
-WALL_MS = 1_700_000_000_123
 NODE = "12D3KooWAbCdEfGhIjKlMnOpQrStUvWxYz"
 PRICES = Prices(input=150_000, output=600_000)
 
@@ -95,7 +95,7 @@ class Run:
 
 
 @dataclass
-class MemoryDoor:
+class MemoryDoor(MemoryBooks):
     """A Door that keeps everything in memory and does each job with `work`."""
 
     work: Work = field(default_factory=lambda: says("Hello", " there"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from random import Random
 from typing import TypeVar
 
 import trio
@@ -12,10 +13,15 @@ import trio
 from cxp2p.client import Net, Outcome
 from cxp2p.ledger import Hold
 from cxp2p.records import Piece
+from cxp2p_gateway.accounts import Accounts
+from cxp2p_gateway.app import GatewayDoor
 from cxp2p_gateway.asking import Caller
 from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
-from cxp2p_gateway.metrics import Metrics
+from cxp2p_gateway.key_ring import KeyRing
 from cxp2p_gateway.keys import Key
+from cxp2p_gateway.metrics import Metrics
+from cxp2p_gateway.salts import CacheSalts
+from cxp2p_gateway.statements import Statements
 from cxp2p_gateway.store import Store, StoreError, Tables
 from cxp2p_gateway.store.memory import MemoryTables
 from worlds import World, chat_job, world
@@ -75,6 +81,12 @@ class Gateway:
     @property
     def holds(self) -> list[Hold]:
         return list(self.disk.tables.holds.values())
+
+    def door(self, wall_ms: Callable[[], int], salts: CacheSalts | None = None) -> GatewayDoor:
+        """The front's way in."""
+        accounts = Accounts(self.store, wall_ms)
+        ring = KeyRing(accounts, self.store, wall_ms, Random(1))
+        return GatewayDoor(accounts, self.dispatch, salts, ring, Statements(self.store, wall_ms))
 
     def held(self, account: str = "user_1") -> int:
         return self.disk.tables.account(account).held

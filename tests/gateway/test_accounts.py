@@ -78,7 +78,7 @@ async def make_lobby(rule: UserIdRule = UserIdRule.MATCH) -> Lobby:
 async def test_the_first_start_makes_one_account(lobby: Lobby) -> None:
     """It has its credit and a key that works; its key is not kept, and the next start makes nothing."""
     assert lobby.first.user_id.startswith("usr_")
-    assert len(lobby.first.user_id) == 5 + 26
+    assert len(lobby.first.user_id) == len("usr_") + 26
     assert lobby.first.key not in repr(lobby.first) + repr(lobby.disk.tables)
     assert (await lobby.store.balance(lobby.first.user_id)).available == CREDIT
     assert await found_account(lobby.store, CREDIT, NOW_MS, Random(2)) is None

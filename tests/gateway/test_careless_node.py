@@ -8,8 +8,7 @@ import pytest
 from trio.testing import MockClock
 
 from cxp2p.records import Finish, Job, Piece, Usage
-from cxp2p_gateway.accounts import Accounts, found_account, issue_key
-from cxp2p_gateway.app import GatewayDoor
+from cxp2p_gateway.accounts import found_account, issue_key
 from cxp2p_gateway.http import make_app
 from cxp2p_node.engines import Counted, Emit
 from doors import CHAT, ask, chat_body
@@ -35,8 +34,7 @@ async def test_a_client_gets_the_answer_of_a_node_that_holds_to_the_form(
         bad = [await here.node(Careless()) for _ in range(careless)]
         good = await here.node(ScriptedEngine())
         await gate.live(careless + 1)
-        accounts = Accounts(gate.store, here.wall_ms)
-        app = make_app(GatewayDoor(accounts, gate.dispatch, None))
+        app = make_app(gate.door(here.wall_ms))
         assert await found_account(gate.store, CREDIT, here.wall_ms(), Random(1)) is not None
         key = await issue_key(gate.store, "user_1", here.wall_ms(), Random(2))
         body = chat_body(model="echo", response_format="json_object") | {

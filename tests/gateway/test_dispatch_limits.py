@@ -16,6 +16,8 @@ from cxp2p.net.memory import MemoryNetwork
 from cxp2p.records import FailureCode
 from cxp2p_gateway.asking import Overloaded
 from cxp2p_gateway.dispatch import DAY_MS, FORGOTTEN_STEP, UPKEEP_S, DispatchOptions, open_dispatch
+from cxp2p_gateway.keys import Key
+from cxp2p_gateway.metrics import Metrics
 from cxp2p_gateway.store import StoreError
 from cxp2p_gateway.store.sqlite import open_store
 from gates import CALLER, CREDIT, OTHER, Disk, Gateway, gateway, open_gate
@@ -293,7 +295,8 @@ async def test_over_the_store_on_disk(mock_clock: MockClock, tmp_path: Path) -> 
         outcomes: dict[str, Outcome] = {}
         async with open_store(path, here.wall_ms) as store, open_dispatch(net, store, here.wall_ms) as dispatch:
             await store.grant("g", CALLER.account, CREDIT)
-            gate = Gateway(dispatch, net, store, Disk())
+            await store.put_key(Key(id=CALLER.key, account=CALLER.account, digest=b"", created_at_ms=0))
+            gate = Gateway(dispatch, net, store, Disk(), Metrics())
 
             async def one(generation: str) -> None:
                 outcomes[generation] = await gate.ask(generation=generation)

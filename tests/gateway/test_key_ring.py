@@ -106,6 +106,7 @@ async def test_a_key_is_kept_as_it_was_made(ring: KeyRing, accounts: Accounts) -
         ({"spend_limit": -1}, "spend_limit", "it is not between 0 and 1000000000 credits"),
         ({"spend_limit": 10**15 + 1}, "spend_limit", "it is not between 0 and 1000000000 credits"),
         ({"services": ("chat", "video")}, "services[1]", "it is not one of chat, embed, speech, scrape"),
+        ({"services": ("chat",) * 5}, "services", "5 services is not between 0 and 4"),
         ({"models": ("m",) * 65}, "models", "65 models is not between 0 and 64"),
         ({"models": ("",)}, "models[0]", "0 characters is not between 1 and 128"),
         ({"models": ("m", "x" * 129)}, "models[1]", "129 characters is not between 1 and 128"),

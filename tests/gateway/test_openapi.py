@@ -14,19 +14,22 @@ from trio.testing import MockClock
 
 from cxp2p.errors import JobFailed
 from cxp2p.records import FailureCode
+from cxp2p_gateway.asking import NodeCard
 from cxp2p_gateway.faults import TABLE, Base, Condition, Fault, row_of
 from cxp2p_gateway.http import BASES
 from cxp2p_gateway.middleware import Methods
 from cxp2p_gateway.openai import EmbedRules, TokenInput, chat_ask, embed_ask, response_ask, speech_ask, tts_ask
-from cxp2p_gateway.openapi.document import document
-from cxp2p_gateway.openapi.operations import OPERATIONS
+from cxp2p_gateway.openapi.document import ALL, document
 from cxp2p_gateway.openapi.serving import POLICY
 from cxp2p_gateway.pages import scrape_ask
-from doors import CHAT, MemoryDoor, Work, ask, card, chat_body, fails, front, says
+from doors import CHAT, NODE, MemoryDoor, Work, ask, card, chat_body, fails, front, says
+from key_requests import KEY_REQUESTS
 from responding import CALLS, FORM, PATH, WEATHER, body, makes
+from worlds import capability
 
 DOCUMENT = document("1")
-READY = MemoryDoor(cards=(card(),))
+SERVED = NodeCard(node=NODE, capability=capability("smollm2:135m"))
+READY = MemoryDoor(cards=(card(offered=(SERVED,)),))
 Parse = Callable[[dict[str, Any]], object]
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "x", "parameters": {}, "strict": True}}
@@ -142,6 +145,7 @@ REQUESTS: dict[str, tuple[Parse, list[dict[str, Any]]]] = {
             }
         ],
     ),
+    **KEY_REQUESTS,
 }
 
 
@@ -208,7 +212,7 @@ def test_what_is_accepted_is_valid(name: str) -> None:
 def test_null_is_absence_in_both(name: str) -> None:
     """Optional fields as null are valid, and accepted."""
     parse, bodies = REQUESTS[name]
-    required = DOCUMENT["components"]["schemas"][name]["required"]
+    required = DOCUMENT["components"]["schemas"][name].get("required", ())
     nulls = {field: None if field not in required else bodies[0][field] for field in properties(name)}
     validator(name).validate(nulls)
     parse(nulls)
@@ -271,9 +275,9 @@ def test_what_is_at_a_limit_is_accepted(name: str, field: str) -> None:
 
 def test_every_error_is_documented() -> None:
     """Each condition of the table is told of some operation, but for those of no path; with every status of it."""
-    told = {condition for methods in OPERATIONS.values() for each in methods.values() for condition in each.conditions}
+    told = {condition for methods in ALL.values() for each in methods.values() for condition in each.conditions}
     assert told == set(TABLE) - {Condition.PATH_UNKNOWN, Condition.METHOD_UNKNOWN}
-    for path, methods in OPERATIONS.items():
+    for path, methods in ALL.items():
         for method, each in methods.items():
             answers = DOCUMENT["paths"][path][method]["responses"]
             rows = [
@@ -336,6 +340,7 @@ async def test_answers_are_as_the_document_has_them(
     [
         ("/models", "Models"),
         ("/models/smollm2:135m", "Model"),
+        ("/models/smollm2:135m/endpoints", "ModelEndpoints"),
         ("/audio/voices", "Voices"),
         ("/models/none", "Error"),
         ("/receipts/none", "Error"),

@@ -10,8 +10,6 @@ from trio.testing import MockClock
 
 from cxp2p.identity import identity_from_seed, load_identity
 from cxp2p.records import ChatJob, EmbedJob, Job, Message, Role, Usage
-from cxp2p_gateway.accounts import Accounts
-from cxp2p_gateway.app import GatewayDoor
 from cxp2p_gateway.salts import SALT_BYTES, CacheSalts
 from cxp2p_node.engines import Counted, Emit
 from gates import CALLER, OTHER, gateway
@@ -76,7 +74,7 @@ async def test_what_reaches_a_node_is_salted_unless_accounts_share(apart: bool, 
         await here.node(engine)
         await gate.live(1)
         salts = CacheSalts(b"a" * 32) if apart else None
-        door = GatewayDoor(Accounts(gate.store, here.wall_ms), gate.dispatch, salts)
+        door = gate.door(here.wall_ms, salts)
         for caller in (CALLER, OTHER, CALLER):
             await door.run(caller, "chatcmpl-1", chat_job(), gate.take, deadline_s=60)
     first, second, again = engine.salts

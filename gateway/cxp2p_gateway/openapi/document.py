@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from cxp2p_gateway.faults import Base, Condition, Fault, row_of
+from cxp2p_gateway.openapi.keys import KEY_OPERATIONS, KEY_SCHEMAS
 from cxp2p_gateway.openapi.operations import JSON, OPERATIONS, Operation
 from cxp2p_gateway.openapi.schemas import SCHEMAS
 from cxp2p_gateway.openapi.words import Schema, one_of, ref, text, whole
 
 BASES: Final = (Base.DOCUMENTED, Base.ALIAS)
+ALL: Final = {**OPERATIONS, **KEY_OPERATIONS}
 ALWAYS: Final[dict[str, tuple[str, Schema]]] = {
     "x-request-id": ("Names the request.", text(pattern="^req_[0-9A-Z]{26}$")),
     "x-cx-processing-ms": ("Until the headers were sent.", whole(0)),
@@ -38,10 +40,10 @@ def document(version: str) -> dict[str, Any]:
         "servers": [{"url": base.value} for base in BASES],
         "security": [{"key": []}],
         "paths": {
-            path: {method: _operation(each) for method, each in methods.items()} for path, methods in OPERATIONS.items()
+            path: {method: _operation(each) for method, each in methods.items()} for path, methods in ALL.items()
         },
         "components": {
-            "schemas": SCHEMAS,
+            "schemas": SCHEMAS | KEY_SCHEMAS,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -53,12 +55,24 @@ def _operation(operation: Operation) -> dict[str, Any]:
         {"name": name, "in": "path", "required": True, "description": about, "schema": text(1)}
         for name, about in operation.parameters.items()
     ]
+    parameters += [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in operation.query_required,
+            "description": about,
+            "schema": schema,
+        }
+        for name, (about, schema) in operation.query.items()
+    ]
     if operation.keyed:
         parameters += [_header("X-User-Id", "The owner of the key; any other is refused.", text())]
     else:
         told["security"] = []
     if operation.request is not None:
-        told["requestBody"] = {"required": True, "content": {JSON: {"schema": ref(operation.request)}}}
+        content = {JSON: {"schema": ref(operation.request)}}
+        told["requestBody"] = {"required": operation.request_required, "content": content}
+    if operation.is_work:
         parameters += [_header("X-Cx-Metadata", "`enabled`: tells how the answer came about.", one_of(("enabled",)))]
     if parameters:
         told["parameters"] = parameters
@@ -71,7 +85,7 @@ def _header(name: str, about: str, schema: Schema) -> dict[str, Any]:
 
 
 def _answer(operation: Operation) -> dict[str, Any]:
-    headers = ALWAYS | (OF_WORK if operation.request else {})
+    headers = ALWAYS | (OF_WORK if operation.is_work else {})
     return {
         "description": operation.summary,
         "headers": _headers(headers),

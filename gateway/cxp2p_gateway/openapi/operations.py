@@ -66,6 +66,13 @@ OWN: Final = (
         Condition.VOICE_UNKNOWN,
         Condition.MODEL_NOT_LISTED,
         Condition.RECEIPT_UNKNOWN,
+        Condition.KEYS_FORBIDDEN,
+        Condition.KEY_UNKNOWN,
+        Condition.KEY_REVOKED,
+        Condition.KEY_IS_BASE,
+        Condition.KEYS_TOO_MANY,
+        Condition.ID_MISSING,
+        Condition.GENERATION_UNKNOWN,
         Condition.NOT_READY,
         Condition.KEY_MISSING,
         Condition.KEY_INVALID,
@@ -81,16 +88,25 @@ KEYED: Final = frozenset({Condition.KEY_MISSING, Condition.KEY_INVALID})
 class Operation:
     """One method of a path. `request`: the name of its body's schema; `answers`: of a 200, by media type.
 
-    `faults`: what is told here and not everywhere. `keyed`: a key is asked for.
+    `faults`: what is told here and not everywhere. `keyed`: a key is asked for. `parameters` are in the path; `query`:
+    what may stand in a query, and its schema.
     """
 
     name: str
     summary: str
     answers: Mapping[str, Schema]
     request: str | None = None
+    request_required: bool = True
     faults: frozenset[Condition] = field(default_factory=frozenset)
     keyed: bool = True
     parameters: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, tuple[str, Schema]] = field(default_factory=dict)
+    query_required: frozenset[str] = frozenset()
+
+    @property
+    def is_work(self) -> bool:
+        """Whether nodes do something for it."""
+        return bool(self.faults & JOB)
 
     @property
     def conditions(self) -> frozenset[Condition]:
