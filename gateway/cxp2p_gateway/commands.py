@@ -19,6 +19,7 @@ from cxp2p.net.tasks import sole
 from cxp2p.paths import default_config_path
 from cxp2p.program import LOG_LEVELS, LogForm, announce, fail, run, set_up_logging
 from cxp2p.settings import load_settings, write_commented
+from cxp2p_gateway.account_commands import account_commands
 from cxp2p_gateway.accounts import Accounts, issue_key
 from cxp2p_gateway.app import open_books, store_path
 from cxp2p_gateway.checking import check
@@ -248,3 +249,6 @@ def _with_store(config: Path | None, act: Callable[[Store], Awaitable[T]]) -> T:
 
 def _day(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
+
+
+gateway.add_command(account_commands(_with_store))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
+from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 
 from cxp2p.egress import PORTS
 from cxp2p.peer import PeerSettings
@@ -13,8 +13,10 @@ from cxp2p.program import LogForm
 from cxp2p_gateway.accounts import UserIdRule
 from cxp2p_gateway.openai.embeddings import MATRYOSHKA, TokenInput
 from cxp2p_gateway.origins import LOOPBACK
+from cxp2p_gateway.people import Signup
 
 CREDIT = 100_000_000_000  # µcredits of the first account: it is the operator's own
+WORKERS_MAX = 64
 POSTGRESQL = ("postgresql://", "postgres://")
 
 
@@ -36,6 +38,9 @@ class HttpSettings(BaseModel):
     port: int = Field(8080, ge=0, le=65_535, description="0 takes a free port.")
     hold_s: float = Field(15.0, gt=0, le=600, description="How long an answer may wait for its first piece before 200.")
     keep_alive_s: float = Field(15.0, gt=0, le=600, description="A comment is sent in silent streams this often.")
+    workers: int = Field(
+        1, ge=1, le=WORKERS_MAX, description="Processes that serve this port; more than one need database.url."
+    )
     deadline_s: float = Field(600.0, gt=0, le=86_400, description="The longest that one job may take.")
     grace_s: float = Field(30.0, ge=0, le=3600, description="On SIGTERM, how long running answers may take to finish.")
     connections_max: int = Field(1024, ge=1, le=100_000, description="Connections at once; each takes a descriptor.")
@@ -59,6 +64,30 @@ class AccountSettings(BaseModel):
         UserIdRule.MATCH, description='X-User-Id: "match" takes requests without it, "require" does not.'
     )
     credit: int = Field(CREDIT, ge=0, le=2**62, description="µcredits that the account of the first start begins with.")
+    signup: Signup = Field(
+        Signup.CLOSED, description='"open": anybody makes an account on the dashboard; "closed": only the operator.'
+    )
+    signup_credit: int = Field(
+        1_000_000_000, ge=0, le=2**62, description="µcredits that an account begins with which somebody signed up for."
+    )
+    referral_credit: int = Field(
+        100_000_000, ge=0, le=2**62, description="µcredits for who brought somebody, once for each."
+    )
+    referrals_max: int = Field(100, ge=0, le=1_000_000, description="For so many, at most, of each account.")
+    session_days: int = Field(14, ge=1, le=365, description="How long a browser stays logged in.")
+
+
+class DashboardSettings(BaseModel):
+    """The pages for people, on the same port."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = Field(True, description="Whether there are any.")
+    public_url: AnyHttpUrl | None = Field(
+        None,
+        description="How browsers reach this gateway, e.g. https://cxmpute.example; what they ask for if not set. "
+        "With https cookies are for https only.",
+    )
 
 
 class DatabaseSettings(BaseModel):
@@ -174,6 +203,9 @@ class GatewaySettings(BaseModel):
     )
     http: HttpSettings = Field(default_factory=HttpSettings, description="The OpenAI-style HTTP interface.")
     accounts: AccountSettings = Field(default_factory=AccountSettings, description="Who may come in.")
+    dashboard: DashboardSettings = Field(
+        default_factory=DashboardSettings, description="The pages for people, on the same port."
+    )
     database: DatabaseSettings = Field(
         default_factory=DatabaseSettings, description="Where accounts, keys, credit and receipts are kept."
     )
