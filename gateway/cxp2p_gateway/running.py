@@ -122,6 +122,8 @@ class _Heard:
         event = facts.get("event")
         if event == "account":
             _tell_account(facts["user_id"], facts["api_key"], as_json=self.as_json)
+        elif event == "claim" and number == 1:
+            _tell_claim(facts["url"], as_json=self.as_json)
         elif event == "ready":
             self._note(number, facts)
 
@@ -144,6 +146,8 @@ def tell(running: Gateway, *, as_json: bool) -> None:
     """Says where a gateway is, and what nobody can learn later."""
     if running.first is not None:
         _tell_account(running.first.user_id, running.first.key, as_json=as_json)
+    if running.claim_url is not None:
+        _tell_claim(running.claim_url, as_json=as_json)
     facts = {"event": "ready", "peer": running.peer, "url": running.url}
     text = f"gateway {running.peer} at {running.url}/api/v1 (also /v1)"
     if running.metrics_url is not None:
@@ -155,3 +159,8 @@ def tell(running: Gateway, *, as_json: bool) -> None:
 def _tell_account(user_id: str, key: str, *, as_json: bool) -> None:
     facts = {"event": "account", "user_id": user_id, "api_key": key}
     announce(facts, f"first account {user_id}\nits API key, shown only now: {key}", as_json=as_json)
+
+
+def _tell_claim(url: str, *, as_json: bool) -> None:
+    text = f"its e-mail and password for the dashboard are set here, once, within a day: {url}"
+    announce({"event": "claim", "url": url}, text, as_json=as_json)
