@@ -34,14 +34,19 @@ async def listen(host: str, port: int) -> list[trio.SocketListener]:
 
 def inherited(descriptors: Sequence[int]) -> list[trio.SocketListener]:
     """The listening sockets that this process was started with. Raises SettingsError for what is none."""
-    listeners = []
-    for descriptor in descriptors:
-        try:
-            opened = socket.socket(fileno=descriptor)
-            listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(opened)))
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"descriptor {descriptor} is no listening socket: {error}") from None
-    return listeners
+    return [_inherited(descriptor) for descriptor in descriptors]
+
+
+def _inherited(descriptor: int) -> trio.SocketListener:
+    try:
+        opened = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise SettingsError(f"descriptor {descriptor} is no socket: {error.strerror}") from None
+    try:
+        return trio.SocketListener(trio.socket.from_stdlib_socket(opened))
+    except ValueError as error:
+        opened.detach()
+        raise SettingsError(f"descriptor {descriptor} is no listening socket: {error}") from None
 
 
 def port_of(listeners: Sequence[trio.SocketListener]) -> int:

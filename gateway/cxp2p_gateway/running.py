@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -20,6 +21,8 @@ from cxp2p_gateway.ports import inherited, listen
 from cxp2p_gateway.workers import Facts, Supervisor, processes
 
 log = logging.getLogger("cxp2p.gateway.workers")
+
+PORT_MAX: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,9 @@ def check_workers(settings: GatewaySettings) -> None:
         )
     if settings.peer.key_path is not None:
         raise SettingsError("peer.key_path: each worker is a peer with a key of its own, in its folder in data_path")
+    last = (settings.metrics.port or 0) + settings.http.workers - 1
+    if last > PORT_MAX:
+        raise SettingsError(f"metrics.port: the last worker's would be {last}, ports end at {PORT_MAX}")
     fixed = [address for address in settings.peer.listen if not address.endswith("/tcp/0")]
     if fixed:
         raise SettingsError(f"peer.listen: {fixed[0]} is one port, several workers need /tcp/0: nobody dials gateways")

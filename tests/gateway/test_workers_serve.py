@@ -39,6 +39,7 @@ def test_workers_need_what_they_can_share() -> None:
     for changes, said in (
         ({"database": {}}, "http.workers: several workers need PostgreSQL"),
         ({"peer": {"key_path": "x.key"}}, "peer.key_path: each worker"),
+        ({"metrics": {"port": 65_535}}, "metrics.port: the last worker's would be 65536"),
         ({"peer": {"listen": ["/ip4/0.0.0.0/tcp/4001"]}}, "peer.listen: /ip4/0.0.0.0/tcp/4001 is one port"),
     ):
         with pytest.raises(SettingsError, match=said):
