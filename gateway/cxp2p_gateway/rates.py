@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 MINUTE_US: Final = 60_000_000
+ROUNDING_US: Final = 1_000  # shares are rounded up: without it a limit of 7 would let in 6 at once
 
 
 class Counted(StrEnum):
@@ -43,7 +44,7 @@ def take(limit: int, empty_at_us: int, now_us: int, cost: int = 1) -> Decision:
     """Whether `cost` fits in `limit` a minute now. More than the whole limit fits once all else has gone."""
     begun_us = max(empty_at_us, now_us)
     after_us = begun_us + _share_us(limit, cost)
-    over_us = after_us - now_us - MINUTE_US
+    over_us = after_us - now_us - MINUTE_US - ROUNDING_US
     if over_us > 0 and begun_us > now_us:
         wait_us = min(over_us, begun_us - now_us)
         return Decision(allowed=False, empty_at_us=empty_at_us, wait_us=wait_us, rate=state(limit, empty_at_us, now_us))
@@ -58,7 +59,7 @@ def corrected(limit: int, empty_at_us: int, now_us: int, difference: int) -> int
 def state(limit: int, empty_at_us: int, now_us: int) -> Rate:
     """What is left at this moment."""
     reset_us = max(0, empty_at_us - now_us)
-    used = -(-reset_us * limit // MINUTE_US)
+    used = -(-max(0, reset_us - ROUNDING_US) * limit // MINUTE_US)
     return Rate(limit=limit, remaining=max(0, limit - used), reset_us=reset_us)
 
 
