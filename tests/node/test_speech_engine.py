@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from importlib.metadata import PackageNotFoundError
@@ -21,6 +24,7 @@ from cxp2p_node.config import ModelSettings
 from cxp2p_node.engines import speech
 from cxp2p_node.engines.opening import loadable, open_engine
 from cxp2p_node.engines.speech import Speech, SpeechSettings, open_speech
+from cxp2p_node.engines.thread_faults import EXIT_FAULT
 from cxp2p_node.models import Store
 from cxp2p_node.models.header import HeaderError
 from cxp2p_node.models.voice import read_settings, voice_digest
@@ -204,6 +208,17 @@ async def test_a_worker_that_is_killed_comes_back(path: Path) -> None:
             await engine.worker.until_ready(PATIENCE_S)
         _, usage = await ask(engine, TEXT)
     assert usage.finish is Finish.STOP
+
+
+@pytest.mark.parametrize(("told", "code"), [(b"", 0), (b"\xff" * 64, EXIT_FAULT)], ids=["nothing", "no frame"])
+def test_the_worker_ends_with_its_node_and_says_what_broke_it(path: Path, told: bytes, code: int) -> None:
+    """Also in the middle of its start."""
+    arguments = json.dumps({"path": str(path), "threads": 1})
+    done = subprocess.run(
+        [sys.executable, "-m", speech.WORKER, arguments], input=told, capture_output=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == code
+    assert (b"Traceback" in done.stderr) == (code == EXIT_FAULT)
 
 
 # From settings to the engine.
