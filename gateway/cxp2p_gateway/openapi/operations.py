@@ -114,8 +114,10 @@ class Operation:
         return ANYWHERE | self.faults | (KEYED if self.keyed else frozenset())
 
 
-def _events(name: str) -> Schema:
-    return {**text(description=f"Each event's data is a {name}, as JSON."), "x-event-schema": ref(name)}
+def _events(data: Schema, about: str) -> Schema:
+    """One event of a stream: `data` is what its data is, as JSON."""
+    told = text(contentMediaType=JSON, contentSchema=data, description=about)
+    return {"type": "object", "properties": {"data": told, "event": text()}, "required": ["data"]}
 
 
 SOUND: Final[Schema] = {}
@@ -128,7 +130,10 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
             name="createChatCompletion",
             summary="Answers a conversation.",
             request="ChatCompletionRequest",
-            answers={JSON: ref("ChatCompletion"), EVENTS: _events("ChatCompletionChunk")},
+            answers={
+                JSON: ref("ChatCompletion"),
+                EVENTS: _events(ref("ChatCompletionChunk"), "The last is [DONE]."),
+            },
             faults=WORK | CHATTED | {Condition.PARAMETER_MISSING},
         )
     },
@@ -137,7 +142,7 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
             name="createResponse",
             summary="Answers a conversation, in the words of OpenAI's Responses API. Nothing is stored.",
             request="ResponseRequest",
-            answers={JSON: ref("Response"), EVENTS: _events("ResponseEvent")},
+            answers={JSON: ref("Response"), EVENTS: _events(ref("ResponseEvent"), "The event, whose name it has too.")},
             faults=WORK | CHATTED | {Condition.INPUT_MISSING},
         )
     },
@@ -164,7 +169,7 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
             name="createSpeech",
             summary="Reads a text aloud, in OpenAI's words.",
             request="SpeechRequest",
-            answers={**SOUNDS, EVENTS: text()},
+            answers={**SOUNDS, EVENTS: _events({}, "A part of the sound, or the end.")},
             faults=WORK | {Condition.SPEECH_MISSING, Condition.VOICE_UNKNOWN, Condition.PARAMETER_UNSUPPORTED},
         )
     },
