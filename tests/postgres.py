@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 import psycopg
 
 START_S = 60
-NOBODY_LOSES = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")  # a test's data may go with the machine
+NOBODY_LOSES = (
+    "fsync=off",
+    "full_page_writes=off",
+)  # a test's data may go with the machine, though not with the server
 
 
 def programs() -> Path | None:
@@ -26,41 +30,61 @@ def programs() -> Path | None:
     return Path(found).resolve().parent if found else None
 
 
-@contextmanager
-def running_server(folder: Path) -> Iterator[str]:
-    """Runs a server; gives its URL without a database's name. It refuses to be root, and is `postgres` then."""
-    tools = programs()
-    assert tools is not None
-    user = "postgres" if os.getuid() == 0 else None
-    data = folder / "data"
-    if user is not None:
-        shutil.chown(folder, user)
-    subprocess.run(
-        [tools / "initdb", "-D", data, "-U", "tests", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"],
-        user=user,
-        check=True,
-        capture_output=True,
-        cwd=folder,
-    )
-    port = _free_port()
-    options = [option for each in NOBODY_LOSES for option in ("-c", each)]
-    listening = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", f"unix_socket_directories={folder}"]
-    with open(folder / "server.log", "wb") as log:
-        server = subprocess.Popen(
-            [tools / "postgres", "-D", data, *listening, *options], user=user, stdout=log, stderr=log, cwd=folder
+class Server:
+    """A server in a folder of its own. It can be stopped or killed, and started again on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        tools = programs()
+        assert tools is not None
+        self._tools = tools
+        self._folder = folder
+        self._user = "postgres" if os.getuid() == 0 else None  # it refuses to be root
+        self._port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"postgresql://tests@127.0.0.1:{self._port}"
+        if self._user is not None:
+            shutil.chown(folder, self._user)
+        choices = ["-U", "tests", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"]
+        subprocess.run(
+            [tools / "initdb", "-D", folder / "data", *choices],
+            user=self._user,
+            check=True,
+            capture_output=True,
+            cwd=folder,
         )
-        try:
-            subprocess.run(
-                [tools / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-t", str(START_S)],
-                check=False,
-                capture_output=True,
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        options = [option for each in NOBODY_LOSES for option in ("-c", each)]
+        options += ["-c", "listen_addresses=127.0.0.1", "-c", f"port={self._port}"]
+        options += ["-c", f"unix_socket_directories={self._folder}"]
+        with open(self._folder / "server.log", "ab") as log:
+            self._process = subprocess.Popen(
+                [self._tools / "postgres", "-D", self._folder / "data", *options],
+                user=self._user,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
             )
-            url = f"postgresql://tests@127.0.0.1:{port}"
-            _await(url, server)
-            yield url
-        finally:
-            server.terminate()
-            server.wait()
+        _await(self.url, self._process)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT ends all sessions first; SIGQUIT is a crash, after which the server has to recover."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait()
+            self._process = None
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[Server]:
+    """A server that runs, until the block ends."""
+    server = Server(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 def make_database(url: str, name: str, template: str = "template0") -> str:

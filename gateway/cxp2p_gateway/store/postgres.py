@@ -222,7 +222,7 @@ def _check_ours(connection: Connection, address: URL) -> str | None:
 def _address(url: str) -> URL:
     try:
         address = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise StoreError(f"the database's URL cannot be read: {EXPECTED}") from None
     if address.get_backend_name() not in ("postgresql", "postgres"):
         raise StoreError(f"the database's URL is of {address.get_backend_name()!r}: {EXPECTED}")

@@ -99,9 +99,10 @@ class Writer:
             while batch := self._next_batch():
                 committed = outcome.capture(self._transaction, connection, batch)
                 if isinstance(committed, outcome.Error):
-                    log.error("%d writes failed together: %s", len(batch), committed.error)
+                    told = translated(committed.error)
+                    log.error("%d writes failed together: %s", len(batch), told)
                     for pending in batch:
-                        pending.result = outcome.Error(translated(committed.error))
+                        pending.result = outcome.Error(copy(told))  # each who waits raises its own
                 self._token.run_sync_soon(_report, batch)
 
     def _next_batch(self) -> list[_Pending]:
@@ -169,7 +170,7 @@ def _check_alive(connection: Connection) -> None:
 def translated(error: BaseException) -> StoreError:
     """What a database's library raised, in our words: without what was to be written."""
     if isinstance(error, StoreError):
-        return copy(error)  # each who waits raises its own
+        return error
     cause = first_line(error)
     if _passes(error):
         return StoreUnavailable(f"the gateway's database does not answer: {cause}")
