@@ -28,6 +28,9 @@ def read_page(unread):
         while True: pass
     if unread.body == b"grow":
         held = [bytes(1 << 24) for _ in range(1000)]
+    if unread.body == b"much":
+        held = bytearray(300 << 20)
+        held[:: 4096] = b"x" * len(held[:: 4096])
     if unread.body == b"sleep":
         import time; time.sleep(1000)
     if unread.body == b"babble":
@@ -135,6 +138,19 @@ async def test_a_reader_that_had_many_pages_is_replaced_unseen(hostile: None) ->
             assert await reads_on(readers)
             seen.update(readers.pids)
     assert len(seen) >= 3
+
+
+async def test_a_reader_that_took_much_for_a_page_is_replaced_after_it(hostile: None) -> None:
+    """The page is read, and what the process would have kept is given back."""
+    async with open_readers(1) as readers:
+        assert await reads_on(readers)
+        (first,) = readers.pids
+        assert await reads_on(readers)
+        assert readers.pids == (first,)
+        assert (await readers.read(page(b"much"))).content == "much"
+        assert await reads_on(readers)
+        (second,) = readers.pids
+    assert second != first
 
 
 async def test_memory_stays_flat_over_many_pages() -> None:
