@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,14 +78,15 @@ class Server:
 
 
 @contextmanager
-def running_server(folder: Path) -> Iterator[Server]:
-    """A server that runs, until the block ends."""
-    server = Server(folder)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+def running_server() -> Iterator[Server]:
+    """A server that runs, until the block ends. Its folder is not pytest's, which is closed to other users."""
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+        server = Server(Path(folder))
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
 
 def make_database(url: str, name: str, template: str = "template0") -> str:

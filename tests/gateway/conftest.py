@@ -18,28 +18,24 @@ TEMPLATE = "as_opened"
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_programs() -> None:
+    """Skips where no server can be started."""
+    if programs() is None:
+        pytest.skip("there is no PostgreSQL server here: apt-get install postgresql")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_programs: None) -> Iterator[str]:
     """The URL of a running server, without a database's name."""
-    with running_server(postgres_folder(tmp_path_factory)) as server:
+    with running_server() as server:
         yield server.url
 
 
 @pytest.fixture
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def own_server(postgres_programs: None) -> Iterator[Server]:
     """A server that a test may stop and start."""
-    with running_server(postgres_folder(tmp_path_factory)) as server:
+    with running_server() as server:
         yield server
-
-
-def postgres_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a server can be; skips without one."""
-    if programs() is None:
-        pytest.skip("there is no PostgreSQL server here: apt-get install postgresql")
-    folder = tmp_path_factory.mktemp("postgres")
-    for parent in (folder, *folder.parents):  # the server runs as somebody else, who has to get there
-        if parent != Path("/tmp") and parent.stat().st_mode & 0o001 == 0:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    return folder
 
 
 @pytest.fixture(scope="session")
