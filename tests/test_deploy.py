@@ -20,7 +20,7 @@ from cxp2p.settings import load_settings
 from cxp2p_gateway.config import GatewaySettings
 from cxp2p_gateway.workers import CUT_S
 from cxp2p_node.config import NodeSettings
-from pages import ROOT
+from pages import ROOT, page
 
 DEPLOY = ROOT / "deploy"
 UNITS = sorted(DEPLOY.glob("*.service"))
@@ -148,6 +148,15 @@ def test_an_image_is_made_of_what_there_is(dockerfile: Path) -> None:
     for file in ("constraints.txt", "pyproject.toml", "README.md", "LICENSE", "cxp2p", "node", "gateway"):
         assert (ROOT / file).exists()
         assert file not in left_out
+
+
+@pytest.mark.parametrize(("written", "why"), page("docs/operating.md").table("setting", "why"))
+def test_the_settings_of_the_documentation_exist(written: str, why: str) -> None:
+    """Each that docs/operating.md wants looked at is one."""
+    assert why
+    for setting in re.findall(r"[a-z_.]+", written):
+        section, field = setting.split(".")
+        assert field in type(getattr(GatewaySettings(), section)).model_fields
 
 
 def test_a_wrong_option_is_seen() -> None:

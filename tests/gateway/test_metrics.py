@@ -19,7 +19,7 @@ from cxp2p.net.memory import MemoryNetwork
 from cxp2p.records import FailureCode, Piece, Service
 from cxp2p.testing import make_identity, make_offer
 from cxp2p_gateway.metrics import Metrics
-from cxp2p_gateway.metrics.labels import MODELS_MAX, OTHER, ModelLabels, end_label
+from cxp2p_gateway.metrics.labels import MODELS_MAX, OTHER, SERVICES, ModelLabels, end_label
 from cxp2p_gateway.metrics.network import NetworkCollector, NodeState, families, state_of
 from cxp2p_gateway.metrics.serving import CONNECTIONS_MAX, REQUEST_S, MetricsServer
 from doors import CHAT, KEY, MemoryDoor, ask, chat_body, fails, front, hangs, outcome_of, says
@@ -70,6 +70,13 @@ async def test_requests_are_counted_by_route_and_status(autojump_clock: MockCloc
     assert requests(OTHER, "GET", "none", 404) == 3
     assert requests("/health", "GET", "none", 200) == 1
     assert value(metrics, "cxp2p_http_errors_total", code="invalid_api_key") == 1
+
+
+def test_each_service_is_known_by_its_routes() -> None:
+    """A route that is given a service is one, and every service has one."""
+    paths = {route.path for route in front(MemoryDoor()).routes}
+    assert {f"/api/v1{route}" for route in SERVICES if not route.startswith("/dashboard/")} <= paths
+    assert set(SERVICES.values()) == {service.value for service in Service}
 
 
 async def test_requests_are_timed(autojump_clock: MockClock) -> None:

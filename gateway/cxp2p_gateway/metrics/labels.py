@@ -17,6 +17,11 @@ NONE: Final = "none"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SERVICES: Final = {
     "/chat/completions": "chat",
+    "/responses": "chat",
+    "/dashboard/playground/chat": "chat",
+    "/dashboard/playground/embeddings": "embed",
+    "/dashboard/playground/speech": "speech",
+    "/dashboard/playground/scrape": "scrape",
     "/embeddings": "embed",
     "/tts": "speech",
     "/audio/speech": "speech",
