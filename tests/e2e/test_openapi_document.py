@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from e2e import model_hooks
-from e2e.model_hooks import MODEL, OWN_KEY
+import model_hooks
+from model_hooks import MODEL, OWN_KEY
 
 pytestmark = pytest.mark.slow
 

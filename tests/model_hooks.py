@@ -1,6 +1,6 @@
 """What schemathesis is told of this network: a model's name that it makes up becomes that of the one there is.
 
-It loads this file by its path, see `test_openapi_document`. It may not end the key that it comes with.
+It loads this file by its path, see `e2e/test_openapi_document`. It may not end the key that it comes with.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ OWN_KEY = "CX_OWN_KEY"
 
 
 @schemathesis.hook
-def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
+def before_call(context: schemathesis.HookContext, case: schemathesis.Case[Any], kwargs: dict[str, Any]) -> None:
     """Only names: what is no name at all, or empty, must be refused as it is. One of four stays unknown."""
-    name = case.body.get("model") if isinstance(case.body, dict) else None
+    body: Any = case.body
+    name = body.get("model") if isinstance(body, dict) else None
     if isinstance(name, str) and name and len(name) % 4 != 1:
-        case.body["model"] = MODEL
+        body["model"] = MODEL
     if case.path_parameters.get("key") == os.environ[OWN_KEY]:
         case.path_parameters["key"] = "another"
