@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import embed, engine, extraction, gateway, path, scrape, speech, wire
+from benchmarks import embed, engine, extraction, gateway, ledger, path, scrape, speech, wire
 from benchmarks.figures import Figure
 from cxp2p.paths import default_data_path
 from cxp2p_node.catalog import look_up
@@ -28,6 +28,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[float], list[Figure]]]] = MappingProxyT
         "embed": embed.measure,
         "engine": engine.measure,
         "extraction": extraction.measure,
+        "ledger": ledger.measure,
         "gateway": gateway.measure,
         "path": path.measure,
         "scrape": scrape.measure,
