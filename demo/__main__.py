@@ -89,9 +89,17 @@ def _access(running: Network) -> dict[str, object]:
         **running.credentials,
         "bootstrap": addresses[0],
         "page": running.page,
+        "dashboard": _dashboard(running),
         "nodes": [{"peer": node.fact("ready", "peer"), "pid": node.process.pid} for node in running.nodes],
         "gateway_pid": running.gateway.process.pid,
     }
+
+
+def _dashboard(running: Network) -> str:
+    """Where its first account gets a password, or where it logs in, if it has one."""
+    if "claim" in running.gateway.facts:
+        return running.gateway.fact("claim", "url")
+    return running.base_url.removesuffix("/api/v1") + "/login"
 
 
 def _print_access(access: Mapping[str, object], state: Path) -> None:
@@ -101,6 +109,7 @@ API key    {access["api_key"]}
 user id    {access["user_id"]}
 bootstrap  {access["bootstrap"]}
 page       {access["page"]}
+dashboard  {access["dashboard"]}
 
 curl -N {access["base_url"]}/chat/completions \\
   -H "Authorization: Bearer {access["api_key"]}" \\
