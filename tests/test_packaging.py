@@ -97,7 +97,15 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
 
     assert facts["License-Expression"] == "Apache-2.0"
     assert "Apache License" in info(wheel, "licenses/LICENSE")
-    assert set(facts.get_all("Provides-Extra", [])) == {"audio", "bench", "gateway", "node", "speech", "test"}
+    assert set(facts.get_all("Provides-Extra", [])) == {
+        "audio",
+        "bench",
+        "gateway",
+        "node",
+        "postgres",
+        "speech",
+        "test",
+    }
     assert facts["Requires-Python"] == ">=3.11"
     assert str(facts.get_payload()).startswith("# cxp2p")
 
@@ -148,7 +156,7 @@ def test_every_dependency_is_pinned(line: str) -> None:
     assert wanted.specifier.contains(Version(pins[canonicalize_name(wanted.name)]))
 
 
-EXTRAS = {"cxp2p": (), "cxp2p_node": ("node", "speech"), "cxp2p_gateway": ("gateway", "audio")}
+EXTRAS = {"cxp2p": (), "cxp2p_node": ("node", "speech"), "cxp2p_gateway": ("gateway", "postgres", "audio")}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
