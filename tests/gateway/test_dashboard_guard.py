@@ -8,19 +8,22 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from browsers import EMAIL, HOST, PASSWORD, Browser, House, hidden, key_in, text_of
 from cxp2p.records import Service
 from cxp2p_gateway.dashboard.desk import POLICY
 from cxp2p_gateway.dashboard.guard import Guarded, Played, Who
+from cxp2p_gateway.dashboard.live import Live, Recent
 from cxp2p_gateway.dashboard.routes import FORMS, SHOWN
-from cxp2p_gateway.dashboard.visits import FORM_BYTES_MAX, FORM_FIELDS_MAX
+from cxp2p_gateway.dashboard.visits import FORM_BYTES_MAX, FORM_FIELDS_MAX, FORM_WAIT_S
 from cxp2p_gateway.key_ring import Terms
 from cxp2p_gateway.keys import Kind
 from cxp2p_gateway.middleware import Admitted, Methods
 from cxp2p_gateway.people import DAY_MS
 from cxp2p_gateway.store.rows import Use
-from doors import MemoryDoor, card, settlement_of
+from doors import MemoryDoor, ask, card, settlement_of
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 NAMES = {"key": "aaaaaaaa", "account": "usr_x", "generation": "chatcmpl-1", "model:path": "smollm2:135m", "name": "x"}
@@ -285,6 +288,52 @@ async def test_what_is_no_form_is_refused(body: bytes, headers: dict[str, str], 
     sent: dict[str, str] = {"content_type": "application/x-www-form-urlencoded", **headers}
     answer = await Browser(House()).ask("POST", "/login", body, **sent)
     assert answer.status == status
+
+
+async def test_a_form_that_does_not_come_is_given_up(autojump_clock: MockClock) -> None:
+    """Byte by byte, or not at all; and whoever leaves in the middle is not waited for."""
+    headers = {"content-type": "application/x-www-form-urlencoded", "host": HOST}
+    front = House().front
+    slow = await ask(front, "POST", "/login", headers=headers, parts=[(5.0, b"x")] * 100, key=None)
+    assert slow.status == 408
+    assert trio.current_time() == pytest.approx(FORM_WAIT_S)
+    gone = await ask(front, "POST", "/login", headers=headers, parts=[(9.0, b"x")], leave_after_s=1.0, key=None)
+    assert gone.status == 0
+
+
+async def test_pages_without_a_form_leave_no_cookie() -> None:
+    """Only who is about to log in or sign up gets one."""
+    for path in ("/", "/models", "/models/smollm2:135m", "/nothing", "/dashboard/live.json"):
+        assert "set-cookie" not in (await Browser(House()).get(path)).headers
+    assert "set-cookie" in (await Browser(House()).get("/login")).headers
+
+
+async def test_the_network_is_looked_at_once_a_second() -> None:
+    """However often it is asked for."""
+    now, looks = 0.0, 0
+
+    def look() -> Live:
+        nonlocal looks
+        looks += 1
+        return Live(nodes=looks)
+
+    recent = Recent(look, lambda: now)
+    assert [recent().nodes for _ in range(5)] == [1] * 5
+    now = 1.0
+    assert recent().nodes == 2
+
+
+async def test_the_access_log_tells_the_account(caplog: pytest.LogCaptureFixture) -> None:
+    """And no e-mail, no cookie and no link."""
+    house = House()
+    browser = await member(house)
+    with caplog.at_level("INFO", "cxp2p.gateway.access"):
+        await browser.get("/dashboard?link=secretly")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert next(iter(house.tables.people)) in line
+    assert browser.cookies["cx_session"] not in line
+    assert EMAIL not in line
+    assert "secretly" not in line
 
 
 async def test_the_playground_wants_the_session_and_the_proof() -> None:

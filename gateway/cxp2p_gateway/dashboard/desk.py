@@ -48,13 +48,12 @@ PRIVATE: Final = (("cache-control", "no-store"),)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """An answer. `is_public`: it is the same for everybody, and may be kept."""
+    """An answer."""
 
     status: int = 200
     body: bytes = b""
     kind: str = "text/html; charset=utf-8"
     headers: tuple[tuple[str, str], ...] = (*SAFE, *PRIVATE)
-    is_public: bool = False
 
     def also(self, headers: Sequence[tuple[str, str]]) -> Reply:
         """The same with more headers."""
@@ -85,6 +84,8 @@ class Desk:
         """The visit that a request is, with who is logged in."""
         visit = visit_of(exchange, scope, self.public_url, self.trusted)
         visit.user = await self.people.visitor(visit.token)
+        if visit.user is not None:
+            exchange.notes["account"] = visit.user.id
         return visit
 
     def page(self, visit: Visit, template: str, *, status: int = 200, **words: object) -> Reply:

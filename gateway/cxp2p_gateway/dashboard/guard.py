@@ -37,12 +37,16 @@ class Who(Enum):
 
 
 class Guarded:
-    """One page, or one form. `changes`: it is a form, let through only with the proof that our page sent it."""
+    """One page, or one form. `changes`: it is a form, let through only with the proof that our page sent it.
 
-    def __init__(self, view: View, desk: Desk, who: Who, *, changes: bool = False) -> None:
+    `gives_proof`: it is a page with a form for people who are not logged in, and leaves a cookie that the proof is of.
+    """
+
+    def __init__(self, view: View, desk: Desk, who: Who, *, changes: bool = False, gives_proof: bool = False) -> None:
         self.view = view
         self.who = who
         self.changes = changes
+        self._gives_proof = gives_proof
         self._desk = desk
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +71,7 @@ class Guarded:
             visit.form = await read_form(visit.exchange, receive)
             check_sender(visit, visit.said(PROOF))
         headers: tuple[tuple[str, str], ...] = ()
-        if visit.user is None and visit.visitor is None and not self.changes:
+        if self._gives_proof and visit.user is None and visit.visitor is None:
             visit.visitor = new_token(self._desk.rng.randbytes)
             headers = (set_cookie(VISIT, visit.visitor, visit.is_secure, VISIT_AGE_S),)
         try:
@@ -78,7 +82,7 @@ class Guarded:
             raise too_busy() from None
         except SignupClosed:
             raise Refused(403, "signup_closed", "Accounts are made by the operator of this gateway.") from None
-        return reply if not headers or reply.is_public else reply.also(headers)
+        return reply.also(headers) if headers else reply
 
 
 class Played:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -47,6 +47,24 @@ class Live:
             "units_per_s": self.units_per_s,
             "first_piece_ms": self.first_piece_ms,
         }
+
+
+class Recent:
+    """What `look` says, looked up anew when it is older than `fresh_s`: pages ask more often than nodes tell."""
+
+    def __init__(self, look: Callable[[], Live], now: Callable[[], float], fresh_s: float = 1.0) -> None:
+        self._look = look
+        self._now = now
+        self._fresh_s = fresh_s
+        self._live = Live()
+        self._until = float("-inf")
+
+    def __call__(self) -> Live:
+        """What is known, at most `fresh_s` old."""
+        if self._now() >= self._until:
+            self._live = self._look()
+            self._until = self._now() + self._fresh_s
+        return self._live
 
 
 def live_of(entries: Iterable[Entry]) -> Live:

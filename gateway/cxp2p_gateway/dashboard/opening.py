@@ -12,7 +12,7 @@ from cxp2p_gateway.accounts import Accounts
 from cxp2p_gateway.asking import Door
 from cxp2p_gateway.config import GatewaySettings
 from cxp2p_gateway.dashboard.desk import Desk
-from cxp2p_gateway.dashboard.live import live_of
+from cxp2p_gateway.dashboard.live import Live, Recent, live_of
 from cxp2p_gateway.dashboard.routes import Dashboard
 from cxp2p_gateway.key_ring import KeyRing
 from cxp2p_gateway.listing import live
@@ -51,6 +51,10 @@ def open_dashboard(
     if not settings.dashboard.enabled:
         return None
     url = settings.dashboard.public_url
+
+    def look() -> Live:
+        return live_of(live(net.offers(), wall_ms(), trio.current_time()))
+
     desk = Desk(
         people=people,
         ring=ring,
@@ -58,7 +62,7 @@ def open_dashboard(
         door=door,
         wall_ms=wall_ms,
         rng=rng,
-        network=lambda: live_of(live(net.offers(), wall_ms(), trio.current_time())),
+        network=Recent(look, trio.current_time),
         state=state,
         public_url="" if url is None else str(url),
         trusted=settings.http.trusted_proxies,

@@ -72,7 +72,6 @@ async def live_numbers(desk: Desk, visit: Visit) -> Reply:
         body=json.dumps(desk.network().told(), separators=(",", ":")).encode(),
         kind="application/json",
         headers=(*SAFE, ("cache-control", "public, max-age=2")),
-        is_public=True,
     )
 
 
@@ -108,4 +107,4 @@ async def asset(desk: Desk, visit: Visit) -> Reply:
         raise no_page()
     kind, data = found
     kept = ("cache-control", "public, max-age=31536000, immutable")
-    return Reply(body=data, kind=kind, headers=(*SAFE, kept), is_public=True)
+    return Reply(body=data, kind=kind, headers=(*SAFE, kept))

@@ -73,7 +73,7 @@ class Dashboard:
         """All routes. `played`: the API's endpoints that the playground calls, by name; `crowd`: see `Admitted`."""
         served: dict[str, dict[str, Endpoint]] = {}
         for path, (view, who) in SHOWN.items():
-            served.setdefault(path, {})["GET"] = Guarded(view, self._desk, who)
+            served.setdefault(path, {})["GET"] = Guarded(view, self._desk, who, gives_proof=path in FORMS)
         for path, (view, who) in FORMS.items():
             served.setdefault(path, {})["POST"] = Guarded(view, self._desk, who, changes=True)
         for name, endpoint in played.items():
