@@ -28,6 +28,7 @@ from cxp2p_gateway.keys import Key
 from cxp2p_gateway.keys import key_id as id_of
 from cxp2p_gateway.running import Call, check_workers, serve, serve_as_worker, supervise
 from cxp2p_gateway.store import Store, StoreError, StoreLocked
+from cxp2p_gateway.store.moving import move
 
 T = TypeVar("T")
 
@@ -148,6 +149,30 @@ def check_(config: Path | None, bootstrap: tuple[str, ...], port: int | None, ne
     raise SystemExit(report(findings, as_json=as_json))
 
 
+@gateway.command("move")
+@_CONFIG
+def move_(config: Path | None) -> None:
+    """Copy accounts, keys, credit and receipts from the SQLite file into the empty PostgreSQL of `database.url`.
+
+    All or nothing; the file stays where it is. The gateway must not run.
+
+    \b
+    Example:
+      CXP2P_GATEWAY_DATABASE__URL=postgresql://cxp2p@/cxp2p cxp2p gateway move
+    """
+
+    async def main() -> int:
+        settings = _settings(config)
+        path, url = store_path(settings), settings.database.url
+        if url is None:
+            raise SettingsError("database.url: not set; expected where to move to, postgresql://user:password@host/name")
+        if not path.exists():
+            raise SettingsError(f"there is no {path}: nothing has to be moved")
+        return await move(path, url.get_secret_value(), wall_ms)
+
+    click.echo(f"copied {_done(main)} rows; the next start uses PostgreSQL")
+
+
 @gateway.group()
 def key() -> None:
     """The API keys of this gateway's account; with SQLite while the gateway does not run."""
@@ -233,6 +258,11 @@ def _with_store(config: Path | None, act: Callable[[Store], Awaitable[T]]) -> T:
         async with open_books(settings) as store:
             return await act(store)
 
+    return _done(main)
+
+
+def _done(main: Callable[[], Awaitable[T]]) -> T:
+    """What `main` returns. Ends the program with the reason if the store cannot be used."""
     try:
         return trio.run(main)
     except (CxError, BaseExceptionGroup) as error:

@@ -104,6 +104,11 @@ class SqlTables(SqlPeople, SqlUses):
         self._keeper = keeper
         self._put = UPSERTS[connection.dialect.name]
 
+    @property
+    def connection(self) -> Connection:
+        """What all this is read from and written to."""
+        return self._connection
+
     # What the ledger reads and writes.
 
     def account(self, account_id: str) -> Account:

@@ -35,7 +35,7 @@ async def open_store(path: Path, wall_ms: Callable[[], int]) -> AsyncIterator[St
     Raises StoreError: another gateway keeps it, it is no gateway's database, or a newer program made it.
     """
     with _locked(path):
-        async with open_sql_store(partial(_connection, path), _reading(path), lambda: 0, wall_ms) as store:
+        async with open_sql_store(partial(_connection, path), reading_engine(path), lambda: 0, wall_ms) as store:
             left = await store.void_all()
             if left:
                 log.warning("%d holds were left by a gateway that did not stop cleanly; they are void now", left)
@@ -103,7 +103,7 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _reading(path: Path) -> Engine:
+def reading_engine(path: Path) -> Engine:
     """Connections that cannot write, for threads that read beside the one that writes."""
     address = URL.create("sqlite", database=str(path))
     engine = create_engine(address, pool_size=READERS, max_overflow=0, hide_parameters=True)
