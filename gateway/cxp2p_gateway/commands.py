@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -17,23 +15,18 @@ from cxp2p.client import wall_ms
 from cxp2p.errors import CxError, SettingsError
 from cxp2p.net.tasks import sole
 from cxp2p.paths import default_config_path
-from cxp2p.program import LOG_LEVELS, LogForm, announce, fail, run, set_up_logging
+from cxp2p.program import LOG_LEVELS, LogForm, fail, run, set_up_logging
 from cxp2p.settings import load_settings, write_commented
 from cxp2p_gateway.account_commands import account_commands
-from cxp2p_gateway.accounts import Accounts, issue_key
 from cxp2p_gateway.app import open_books, store_path
 from cxp2p_gateway.checking import check
 from cxp2p_gateway.config import WORKERS_MAX, GatewaySettings
-from cxp2p_gateway.keys import Key
-from cxp2p_gateway.keys import key_id as id_of
+from cxp2p_gateway.key_commands import NO_ACCOUNT, key_commands
 from cxp2p_gateway.running import Call, check_workers, serve, serve_as_worker, supervise
 from cxp2p_gateway.store import Store, StoreError, StoreLocked
 from cxp2p_gateway.store.moving import move
 
 T = TypeVar("T")
-
-NO_ACCOUNT = "there is no account yet: the first start of `cxp2p gateway run` makes one, and shows its key"
-
 
 _CONFIG = click.option("--config", type=click.Path(path_type=Path), default=None, help="The gateway's settings file.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Say it as a line of JSON.")
@@ -165,86 +158,14 @@ def move_(config: Path | None) -> None:
         settings = _settings(config)
         path, url = store_path(settings), settings.database.url
         if url is None:
-            raise SettingsError("database.url: not set; expected where to move to, postgresql://user:password@host/name")
+            raise SettingsError(
+                "database.url: not set; expected where to move to, postgresql://user:password@host/name"
+            )
         if not path.exists():
             raise SettingsError(f"there is no {path}: nothing has to be moved")
         return await move(path, url.get_secret_value(), wall_ms)
 
     click.echo(f"copied {_done(main)} rows; the next start uses PostgreSQL")
-
-
-@gateway.group()
-def key() -> None:
-    """The API keys of this gateway's account; with SQLite while the gateway does not run."""
-
-
-@key.command("new")
-@_CONFIG
-@_JSON
-def key_new(config: Path | None, as_json: bool) -> None:
-    """Make one more key for the first account, and show it once. The keys it has stay valid.
-
-    \b
-    Example:
-      cxp2p gateway key new
-    """
-
-    async def make(store: Store) -> tuple[str, str]:
-        account = await _first_account(store)
-        return account, await issue_key(store, account, wall_ms(), random.SystemRandom())
-
-    account, text = _with_store(config, make)
-    facts = {"event": "key", "user_id": account, "api_key": text}
-    announce(facts, f"account {account}\nits new API key, shown only now: {text}", as_json=as_json)
-
-
-@key.command("list")
-@_CONFIG
-@_JSON
-def key_list(config: Path | None, as_json: bool) -> None:
-    """List the ids of all keys: the eight characters after `sk-cx-`. A key itself is never shown again."""
-
-    async def look(store: Store) -> tuple[Key, ...]:
-        return await store.keys_of(await _first_account(store))
-
-    for each in _with_store(config, look):
-        state = "revoked" if each.revoked_at_ms is not None else "valid"
-        facts = {
-            "event": "key",
-            "id": each.id,
-            "state": state,
-            "created_at_ms": each.created_at_ms,
-            "used_at_ms": each.used_at_ms,
-        }
-        used = f"last used {_day(each.used_at_ms)}" if each.used_at_ms else "never used"
-        announce(facts, f"{each.id}  {state:7}  made {_day(each.created_at_ms)}, {used}", as_json=as_json)
-
-
-@key.command("revoke")
-@click.argument("key_id", metavar="ID")
-@_CONFIG
-def key_revoke(key_id: str, config: Path | None) -> None:
-    """End a key, by its id or by the whole key. It cannot be undone.
-
-    \b
-    Example:
-      cxp2p gateway key revoke abcd2345
-    """
-    wanted = id_of(key_id) or key_id
-
-    async def end(store: Store) -> bool:
-        return await Accounts(store, wall_ms).revoke(wanted)
-
-    if not _with_store(config, end):
-        fail(SettingsError(f"there is no key {wanted!r}; `cxp2p gateway key list` shows the ids of all keys"))
-    click.echo(f"key {wanted} is revoked")
-
-
-async def _first_account(store: Store) -> str:
-    accounts = await store.accounts()
-    if not accounts:
-        raise SettingsError(NO_ACCOUNT)
-    return accounts[0]
 
 
 def _with_store(config: Path | None, act: Callable[[Store], Awaitable[T]]) -> T:
@@ -277,8 +198,5 @@ def _done(main: Callable[[], Awaitable[T]]) -> T:
         raise
 
 
-def _day(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
-
-
+gateway.add_command(key_commands(_with_store))
 gateway.add_command(account_commands(_with_store))

@@ -135,3 +135,74 @@ def test_while_the_gateway_runs_it_says_what_to_do(data: Path, arguments: list[s
         f"error: the gateway runs (process {holder.pid}) and keeps its database for itself: "
         f"stop it (kill {holder.pid}), do this again, and start it anew\n"
     )
+
+
+def test_a_key_with_limits_is_virtual(data: Path) -> None:
+    """What was said of it is kept, shown in the list, and in force."""
+    started_once(data)
+    options = (
+        "--spend-limit 2.5 --reset monthly --service chat --service embed --model m --rpm 60 --tpm 1000 --parallel 2"
+    )
+    made = run("new", "--json", "--name", "an app", "--expires", "2050-01-31", *options.split())
+    assert made.exit_code == 0, made.output
+    caller = caller_of(data, json.loads(made.output)["api_key"])
+    assert caller is not None
+    assert (caller.kind.value, caller.services, caller.models, caller.rpm) == ("virtual", ("chat", "embed"), ("m",), 60)
+
+    told = json.loads(run("list", "--json").output.splitlines()[1])
+    assert {name: told[name] for name in told if name not in {"id", "created_at_ms", "used_at_ms"}} == {
+        "event": "key",
+        "state": "valid",
+        "kind": "virtual",
+        "name": "an app",
+        "spent": 0,
+        "spend_limit": 2_500_000,
+        "spend_reset": "monthly",
+        "services": ["chat", "embed"],
+        "models": ["m"],
+        "rpm": 60,
+        "tpm": 1000,
+        "max_parallel": 2,
+        "expires_at_ms": 2_527_200_000_000,
+    }
+    line = run("list").output.splitlines()[1]
+    assert "'an app'; 0 of 2.5 credits monthly; 60 rpm; 1000 tpm; 2 at once; chat, embed; m; until 2050-01-31" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("new", "--spend-limit", "x"), "'x' is not a number"),
+        (("new", "--spend-limit", "0.0000001"), "at most six decimals"),
+        (("new", "--spend-limit", "nan"), "at most six decimals"),
+        (("new", "--spend-limit", "-1"), "spend_limit: it is not between 0 and 1000000000 credits"),
+        (("new", "--service", "video"), "'video' is not one of"),
+        (("new", "--rpm", "0"), "0 is not in the range"),
+        (("new", "--expires", "soon"), "'soon' is not a time like 2027-01-31"),
+        (("new", "--expires", "2020-01-01"), "expires_at: it is not in the future"),
+        (("new", "--name", "a\nb"), "name: it has characters that cannot be printed"),
+        (("rotate", "zzzzzzzz"), "there is no key 'zzzzzzzz'"),
+        (("rotate", "zzzzzzzz", "--grace", "-1"), "-1 is not in the range"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused(data: Path, arguments: tuple[str, ...], said: str) -> None:
+    """And no key is made."""
+    started_once(data)
+    result = run(*arguments)
+    assert result.exit_code != 0
+    assert said in result.output
+    assert len(run("list").output.splitlines()) == 1
+
+
+def test_a_key_is_rotated_with_and_without_grace(data: Path) -> None:
+    """By its id or by its whole text; its id stays."""
+    first = started_once(data)
+    wanted = key_id(first.key)
+    assert wanted is not None
+    made = json.loads(run("rotate", first.key, "--json", "--grace", "3600").output)
+    assert key_id(made["api_key"]) == wanted
+    assert caller_of(data, first.key) is not None  # by the tests' clock it is long before the end of the grace
+    assert caller_of(data, made["api_key"]) is not None
+    again = json.loads(run("rotate", wanted, "--json").output)
+    assert caller_of(data, made["api_key"]) is None
+    assert caller_of(data, again["api_key"]) is not None
