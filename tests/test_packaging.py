@@ -82,6 +82,15 @@ def test_the_wheel_holds_every_module(wheel: zipfile.ZipFile) -> None:
     assert "cxp2p/py.typed" in names
 
 
+def test_the_wheel_holds_the_dashboard(wheel: zipfile.ZipFile) -> None:
+    """Every template, style sheet and script of the tree, which no import names."""
+    folder = ROOT / "gateway" / "cxp2p_gateway" / "dashboard"
+    files = {path.relative_to(ROOT / "gateway").as_posix() for path in folder.rglob("*.*") if path.suffix != ".pyc"}
+
+    assert {"cxp2p_gateway/dashboard/templates/base.html", "cxp2p_gateway/dashboard/static/style.css"} < files
+    assert files <= set(wheel.namelist())
+
+
 def test_the_wheel_has_the_entry_points(wheel: zipfile.ZipFile) -> None:
     """`cxp2p` is installed as a command and finds its programs by entry point."""
     points = ConfigParser()
