@@ -37,6 +37,14 @@ class ReceiptInvalid(RemoteProtocolError):
         self.evidence = evidence
 
 
+class EpochInvalid(RemoteProtocolError):
+    """A published epoch, a proof, or the receipts in them do not hold. `evidence` keeps the signed bytes, if any."""
+
+    def __init__(self, message: str, evidence: bytes = b"") -> None:
+        super().__init__(message)
+        self.evidence = evidence
+
+
 class PeerUnreachable(CxError):
     """The peer could not be reached, or the connection to it broke. Nobody's fault: try the next one."""
 

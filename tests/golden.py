@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxp2p.identity import Kind, identity_from_seed
+from cxp2p.merkle import SumTree, sum_leaf
 from cxp2p.receipts import Lane, Terms, charge_of, digest, make_order, request_commit
 from cxp2p.records import (
     Accepted,
@@ -232,7 +233,27 @@ def files() -> dict[str, Any]:
                 for count in (0, 1, 32, 33, 64, 65, 160)
             ],
         },
+        "sums.json": [_sum_tree(size) for size in (0, 1, 2, 3, 5, 8, 13)],
         "refused.json": [{"why": why, "frame": frame} for why, frame in REFUSED.items()],
+    }
+
+
+def _sum_tree(size: int) -> Any:
+    """A tree of `size` leaves; the leaf at n is of the content `leaf n` and worth 10 n + 1. Each with its proof."""
+    contents = [(10 * number + 1, f"leaf {number}".encode()) for number in range(size)]
+    leaves = [sum_leaf(amount, content) for amount, content in contents]
+    tree = SumTree(leaves)
+    return {
+        "root": plain(asdict(tree.root)),
+        "leaves": [
+            {
+                "amount": amount,
+                "content": content.hex(),
+                "hash": leaf.hash.hex(),
+                "path": [plain(asdict(node)) for node in tree.proof(index).path],
+            }
+            for index, ((amount, content), leaf) in enumerate(zip(contents, leaves, strict=True))
+        ],
     }
 
 

@@ -12,6 +12,7 @@ import golden
 from cxp2p import protocols
 from cxp2p.errors import RemoteProtocolError
 from cxp2p.identity import Kind, identity_from_seed, open_envelope
+from cxp2p.merkle import Proof, Sum, check_proof, sum_leaf
 from cxp2p.receipts import Delivered, Lane, check_receipt, digest, request_commit
 from cxp2p.records import ChatJob, Countersign, Offer, Order, Receipt
 from cxp2p.units import output_commit
@@ -104,6 +105,21 @@ def test_the_golden_commitments_hold() -> None:
     for vector in stored("commitments.json")["output"]:
         count = int(vector["token_ids"].partition("..")[2]) + 1 if vector["token_ids"] else 0
         assert output_commit(range(count)).hex() == vector["output_commit"]
+
+
+@pytest.mark.parametrize("vector", stored("sums.json"), ids=lambda vector: str(vector["root"]["count"]))
+def test_a_golden_tree_proves_each_leaf(vector: dict[str, Any]) -> None:
+    """Each leaf is made of its amount and content, and its stored path leads to the stored root."""
+
+    def node(fields: dict[str, Any]) -> Sum:
+        return Sum(fields["amount"], fields["count"], bytes.fromhex(fields["hash"]))
+
+    root = node(vector["root"])
+    assert root.count == len(vector["leaves"])
+    for index, each in enumerate(vector["leaves"]):
+        leaf = sum_leaf(each["amount"], bytes.fromhex(each["content"]))
+        assert leaf.hash.hex() == each["hash"]
+        check_proof(root, leaf, Proof(index, root.count, tuple(node(fields) for fields in each["path"])))
 
 
 @pytest.mark.parametrize("vector", stored("refused.json"), ids=lambda vector: vector["why"])

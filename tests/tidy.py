@@ -56,7 +56,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "jobs": frozenset({"kinds"}),
     "records": frozenset({"kinds", "jobs"}),
     "protocols": frozenset(),
-    "merkle": frozenset(),
+    "merkle": VOCABULARY,
     "wire": VOCABULARY,
     "identity": VOCABULARY,
     "session": VOCABULARY | {"wire"},
