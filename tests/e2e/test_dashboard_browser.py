@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -158,6 +161,30 @@ def test_all_four_services_answer_in_the_playground(network: Up, chromium: Brows
         shown = page.locator("[data-page]")
         assert "#" in (shown.text_content() or "")
         assert shown.locator("*").count() == 0
+
+
+def pasted(code: str, key: str) -> str:
+    """The code with a key in it, as whoever pastes it does."""
+    return code.replace("YOUR_API_KEY", key)
+
+
+@pytest.mark.parametrize("model", [MODEL, EMBED_MODEL, VOICE, "web"])
+def test_what_a_models_page_shows_works_when_pasted(network: Up, chromium: Browser, model: str, tmp_path: Path) -> None:
+    """curl and Python as they stand; JavaScript that needs no package, where there is Node."""
+    with tab(chromium, network) as page:
+        key = sign_up(page, f"{model.replace(':', '-')}@example.org")
+        page.goto(f"/models/{model}")
+        curl, python, javascript = page.locator(".panel code").all_text_contents()
+        commands = [["bash", "-c", pasted(curl, key) + " --fail"], [sys.executable, "-c", pasted(python, key)]]
+        node = shutil.which("node")
+        if node is not None and "from 'openai'" not in javascript:
+            commands.append([node, "--input-type=module", "-e", pasted(javascript, key)])
+        for command in commands:
+            done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+            assert done.returncode == 0, done.stderr
+            sound = tmp_path / "speech.wav"
+            assert done.stdout.strip() or sound.read_bytes().startswith(b"RIFF")
+            sound.unlink(missing_ok=True)
 
 
 def test_everything_but_the_playground_works_without_scripts(network: Up, chromium: Browser) -> None:
