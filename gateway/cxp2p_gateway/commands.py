@@ -151,7 +151,7 @@ def move_(config: Path | None) -> None:
 
     \b
     Example:
-      CXP2P_GATEWAY_DATABASE__URL=postgresql://cxp2p@/cxp2p cxp2p gateway move
+      CXP2P_GATEWAY_DATABASE__URL=postgresql://gateway@/books cxp2p gateway move
     """
 
     async def main() -> int:

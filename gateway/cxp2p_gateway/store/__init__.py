@@ -117,7 +117,7 @@ class Store:
         return len((await self._change(ledger.void_all)).holds)
 
     async def expire(self) -> int:
-        """Ends the holds that are overdue; returns how many there were.
+        """Ends the holds that are overdue; returns how many there were. Sessions that have expired are forgotten.
 
         It also gives back what was held, or was to be given back, when the database was lost.
         """
@@ -126,7 +126,14 @@ class Store:
             await self._change(lambda book: _void_unsure(book, unsure))
             for hold_id in unsure:
                 self._unsure.pop(hold_id, None)
-        return len((await self._change(lambda book: ledger.expire(book, wall_ms))).holds)
+
+        def act(tables: Tables) -> int:
+            tables.forget_sessions(wall_ms)
+            change = ledger.expire(tables, wall_ms)
+            tables.write(change, wall_ms)
+            return len(change.holds)
+
+        return await self.do(act)
 
     async def balance(self, account_id: str) -> Account:
         """What an account has and how much of it is held."""
