@@ -37,9 +37,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return str(tmp_path / "gateway.sqlite")
 
 
-@pytest.mark.parametrize("point", ["receipt written", "after commit"])
+@pytest.mark.parametrize("point", ["receipt written"])
 def test_killed_once_the_books_are_right(place: str, point: str) -> None:
-    """The quick one: in the middle of a settlement, and when it is done but nobody knows yet."""
+    """The quick one: in the middle of a settlement."""
     told: Told = {}
     die_at(place, "1", told, point, 30)
 
