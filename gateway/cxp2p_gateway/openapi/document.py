@@ -10,7 +10,7 @@ from cxp2p_gateway.faults import Base, Condition, Fault, row_of
 from cxp2p_gateway.openapi.keys import KEY_OPERATIONS, KEY_SCHEMAS
 from cxp2p_gateway.openapi.operations import JSON, OPERATIONS, Operation
 from cxp2p_gateway.openapi.schemas import SCHEMAS
-from cxp2p_gateway.openapi.words import Schema, one_of, ref, text, whole
+from cxp2p_gateway.openapi.words import Schema, ref, text, whole
 
 BASES: Final = (Base.DOCUMENTED, Base.ALIAS)
 ALL: Final = {**OPERATIONS, **KEY_OPERATIONS}
@@ -73,7 +73,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
         content = {JSON: {"schema": ref(operation.request)}}
         told["requestBody"] = {"required": operation.request_required, "content": content}
     if operation.is_work:
-        parameters += [_header("X-Cx-Metadata", "`enabled`: tells how the answer came about.", one_of(("enabled",)))]
+        parameters += [
+            _header("X-Cx-Metadata", "`enabled`: tells how the answer came about.", text(examples=["enabled"]))
+        ]
     if parameters:
         told["parameters"] = parameters
     told["responses"] = {"200": _answer(operation), **_failures(operation.conditions)}

@@ -8,7 +8,7 @@ from typing import Final
 
 from cxp2p_gateway.audio import MIME
 from cxp2p_gateway.faults import Condition
-from cxp2p_gateway.openapi.words import Schema, just, ref, text
+from cxp2p_gateway.openapi.words import Schema, any_of, just, ref, text
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
@@ -114,10 +114,11 @@ class Operation:
         return ANYWHERE | self.faults | (KEYED if self.keyed else frozenset())
 
 
-def _events(data: Schema, about: str) -> Schema:
-    """One event of a stream: `data` is what its data is, as JSON."""
-    told = text(contentMediaType=JSON, contentSchema=data, description=about)
-    return {"type": "object", "properties": {"data": told, "event": text()}, "required": ["data"]}
+def _events(data: Schema, *ends: str) -> Schema:
+    """One event of a stream: `data` is what its data is, as JSON; `ends`: texts that are none."""
+    told = text(contentMediaType=JSON, contentSchema=data)
+    either = any_of(told, *(just(end) for end in ends)) if ends else told
+    return {"type": "object", "properties": {"data": either, "event": text()}, "required": ["data"]}
 
 
 SOUND: Final[Schema] = {}
@@ -132,7 +133,7 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
             request="ChatCompletionRequest",
             answers={
                 JSON: ref("ChatCompletion"),
-                EVENTS: _events(ref("ChatCompletionChunk"), "The last is [DONE]."),
+                EVENTS: _events(ref("ChatCompletionChunk"), "[DONE]"),
             },
             faults=WORK | CHATTED | {Condition.PARAMETER_MISSING},
         )
@@ -142,7 +143,7 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
             name="createResponse",
             summary="Answers a conversation, in the words of OpenAI's Responses API. Nothing is stored.",
             request="ResponseRequest",
-            answers={JSON: ref("Response"), EVENTS: _events(ref("ResponseEvent"), "The event, whose name it has too.")},
+            answers={JSON: ref("Response"), EVENTS: _events(ref("ResponseEvent"))},
             faults=WORK | CHATTED | {Condition.INPUT_MISSING},
         )
     },
@@ -169,7 +170,7 @@ OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
             name="createSpeech",
             summary="Reads a text aloud, in OpenAI's words.",
             request="SpeechRequest",
-            answers={**SOUNDS, EVENTS: _events({}, "A part of the sound, or the end.")},
+            answers={**SOUNDS, EVENTS: _events({})},
             faults=WORK | {Condition.SPEECH_MISSING, Condition.VOICE_UNKNOWN, Condition.PARAMETER_UNSUPPORTED},
         )
     },
