@@ -67,6 +67,9 @@ class AccountSettings(BaseModel):
     signup: Signup = Field(
         Signup.CLOSED, description='"open": anybody makes an account on the dashboard; "closed": only the operator.'
     )
+    accounts_max: int = Field(
+        1_000_000, ge=1, le=10**9, description="Nobody signs up any more when there are so many accounts."
+    )
     signup_credit: int = Field(
         1_000_000_000, ge=0, le=2**62, description="µcredits that an account begins with which somebody signed up for."
     )

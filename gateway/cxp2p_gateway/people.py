@@ -49,7 +49,7 @@ class FormWrong(CxError):
 
 
 class SignupClosed(CxError):
-    """Only the operator makes accounts here."""
+    """Only the operator makes accounts here, or there are as many as may be."""
 
 
 class TooOften(CxError):
@@ -66,9 +66,13 @@ class LinkSpent(CxError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeopleRules:
-    """Credit is in µcredits. `referral_credit` goes to who brought somebody, for the first `referrals_max`."""
+    """Credit is in µcredits. `referral_credit` goes to who brought somebody, for the first `referrals_max`.
+
+    Nobody signs up who would be one more than `accounts_max`.
+    """
 
     signup: Signup = Signup.CLOSED
+    accounts_max: int = 1_000_000
     signup_credit: int = 0
     referral_credit: int = 0
     referrals_max: int = 100
@@ -329,6 +333,8 @@ def _check_free(tables: Tables, email: str, user_id: str) -> None:
 
 def _join(tables: Tables, user: User, key: Key, referrer: str, rules: PeopleRules, at_ms: int) -> User:
     _check_free(tables, user.email or "", user.id)
+    if tables.user_count() >= rules.accounts_max:
+        raise SignupClosed("there are as many accounts as there may be")
     brought_by = tables.user(referrer) if referrer else None
     if brought_by is not None and brought_by.disabled_at_ms is None:
         user = replace(user, referred_by=brought_by.id)

@@ -327,6 +327,7 @@ async def test_the_access_log_tells_the_account(caplog: pytest.LogCaptureFixture
     """And no e-mail, no cookie and no link."""
     house = House()
     browser = await member(house)
+    caplog.clear()
     with caplog.at_level("INFO", "cxp2p.gateway.access"):
         await browser.get("/dashboard?link=secretly")
     (line,) = [record.getMessage() for record in caplog.records]

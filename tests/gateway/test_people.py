@@ -94,6 +94,16 @@ async def test_signup_is_closed_unless_the_operator_opens_it() -> None:
         await house.people.sign_up(EMAIL, PASSWORD, "", None)
 
 
+async def test_strangers_make_so_many_accounts() -> None:
+    """Then sign-up is closed, until the operator says a larger number."""
+    house = House(rules=replace(OPEN, accounts_max=2))
+    for number in range(2):
+        await house.people.sign_up(f"{number}@example.org", PASSWORD, "", None)
+    with pytest.raises(SignupClosed):
+        await house.people.sign_up(EMAIL, PASSWORD, "", None)
+    assert len(house.tables.people) == len(house.tables.keys) == 2
+
+
 async def test_who_brings_somebody_gets_credit_for_so_many() -> None:
     """Once for each, up to the number that the settings say; who was brought is remembered beyond it."""
     house = House(rules=REF)

@@ -28,6 +28,7 @@ def open_people(
     told = settings.accounts
     rules = PeopleRules(
         signup=told.signup,
+        accounts_max=told.accounts_max,
         signup_credit=told.signup_credit,
         referral_credit=told.referral_credit,
         referrals_max=told.referrals_max,
