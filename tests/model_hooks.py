@@ -1,4 +1,4 @@
-"""What schemathesis is told of this network: a model's name that it makes up becomes that of the one there is.
+"""What schemathesis is told of this network: names of models and users that it makes up become those there are.
 
 It loads this file by its path, see `e2e/test_openapi_document`. It may not end the key that it comes with.
 """
@@ -12,6 +12,7 @@ import schemathesis
 
 MODEL = "echo"
 OWN_KEY = "CX_OWN_KEY"
+OWN_USER = "CX_OWN_USER"
 
 
 @schemathesis.hook
@@ -21,5 +22,8 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case[Any],
     name = body.get("model") if isinstance(body, dict) else None
     if isinstance(name, str) and name and len(name) % 4 != 1:
         body["model"] = MODEL
+    user = case.headers.get("X-User-Id")
+    if user and len(user) % 4 != 1:
+        case.headers["X-User-Id"] = os.environ[OWN_USER]
     if case.path_parameters.get("key") == os.environ[OWN_KEY]:
         case.path_parameters["key"] = "another"
