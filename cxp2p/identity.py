@@ -43,6 +43,7 @@ class Kind(StrEnum):
     ORDER = "order"
     RECEIPT = "receipt"
     COUNTERSIGN = "countersign"
+    EPOCH_ROOT = "epoch-root"
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,20 +85,32 @@ def joined(left: Sum, right: Sum) -> Sum:
     return Sum(amount, left.count + right.count, sha256(b"\x01" + left.packed() + right.packed()).digest())
 
 
+class RunningSum:
+    """A tree over leaves as they come, in the memory of one path."""
+
+    def __init__(self) -> None:
+        self._peaks: list[Sum] = []  # of whole trees, each smaller than the one before it
+
+    def add(self, leaf: Sum) -> None:
+        """One more leaf, on the right. Raises EpochInvalid if the sum is too large."""
+        while self._peaks and self._peaks[-1].count == leaf.count:
+            leaf = joined(self._peaks.pop(), leaf)
+        self._peaks.append(leaf)
+
+    def root(self) -> Sum:
+        """The root over all so far. Raises EpochInvalid if the sum is too large."""
+        root = self._peaks[-1] if self._peaks else EMPTY
+        for peak in self._peaks[-2::-1]:
+            root = joined(peak, root)
+        return root
+
+
 def sum_root(leaves: Iterable[Sum]) -> Sum:
-    """The root over leaves as they come, in the memory of one path. Raises EpochInvalid if the sum is too large."""
-    peaks: list[Sum] = []  # of whole trees, each smaller than the one before it
+    """The root over leaves of which none is kept. Raises EpochInvalid if the sum is too large."""
+    tree = RunningSum()
     for leaf in leaves:
-        peak = leaf
-        while peaks and peaks[-1].count == peak.count:
-            peak = joined(peaks.pop(), peak)
-        peaks.append(peak)
-    if not peaks:
-        return EMPTY
-    root = peaks.pop()
-    while peaks:
-        root = joined(peaks.pop(), root)
-    return root
+        tree.add(leaf)
+    return tree.root()
 
 
 @dataclass(frozen=True, slots=True)

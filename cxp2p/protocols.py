@@ -61,6 +61,12 @@ OUTPUT_LEAF_TOKENS: Final = 32  # a leaf of 128 bytes: about two lines of text t
 OUTPUT_LEAF_BYTES: Final = 64 * 1024  # of an answer that is no text: two seconds of speech
 LANES_PER_GATEWAY_MAX: Final = 256  # twice STREAMS_PER_PEER_MAX, so that idle lanes are found again
 
+# Epochs.
+EPOCH_GRACE_MS: Final = 10 * 60_000  # a receipt that comes later counts for the next epoch
+EPOCH_LATE_MS: Final = 24 * 3_600_000  # one that comes later than that counts for none
+EPOCHS_LATE_MAX: Final = 24  # what the two above leave: the last epoch that counts a receipt is so many after its own
+EPOCH_RECEIPTS_MAX: Final = 10_000_000  # of one gateway in an hour: 2,800 jobs a second
+
 # The DHT.
 KAD_KEY_BYTES_MAX: Final = 80  # py-libp2p stores longer provider keys but can never fetch them
 PROVIDERS_PER_KEY_MAX: Final = 20  # what a server of kad-dht keeps for one key

@@ -329,6 +329,19 @@ class Countersign:
 
 
 @record
+class EpochRoot:
+    """A gateway's signed account of an hour: the root over all receipts that count for it, and their sum."""
+
+    gateway: PeerId
+    epoch: Natural
+    root: Digest
+    sum: Natural
+    count: Natural
+    prev_root: Digest | None
+    rules_hash: Digest
+
+
+@record
 class Usage:
     """What an engine counted for one job, in the units of its service."""
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
+from cxp2p.epoch_files import published
+from cxp2p.epochs import Inclusion, close_epoch, open_entry, place_of
+from cxp2p.evidence import two_receipts, two_roots
 from cxp2p.identity import Kind, identity_from_seed
 from cxp2p.merkle import SumTree, sum_leaf
 from cxp2p.receipts import Lane, Terms, charge_of, digest, make_order, request_commit
@@ -143,6 +146,24 @@ COUNTERSIGN = Countersign(
 COUNTERSIGN_ENVELOPE = GATEWAY.seal(Kind.COUNTERSIGN, encode(COUNTERSIGN))
 OFFER_ENVELOPE = NODE.seal(Kind.OFFER, encode(OFFER))
 
+
+def _settled(receipt: Receipt) -> tuple[bytes, bytes]:
+    envelope = NODE.seal(Kind.RECEIPT, encode(receipt))
+    answer = replace(COUNTERSIGN, receipt_hash=digest(envelope), charge=receipt.charge)
+    return envelope, GATEWAY.seal(Kind.COUNTERSIGN, encode(answer))
+
+
+EPOCH_ENTRIES = [
+    open_entry(*_settled(replace(RECEIPT, seq=RECEIPT.seq + number, charge=RECEIPT.charge + number)))
+    for number in range(3)
+]
+EPOCH_ROOT, _ENTRIES, _TREE = close_epoch(
+    GATEWAY.peer, ORDER.epoch, EPOCH_ENTRIES, digest(b"the root before"), digest(b"the rules")
+)
+EPOCH_ROOT_ENVELOPE = GATEWAY.seal(Kind.EPOCH_ROOT, encode(EPOCH_ROOT))
+OTHER_ROOT_ENVELOPE = GATEWAY.seal(Kind.EPOCH_ROOT, encode(replace(EPOCH_ROOT, prev_root=None)))
+OTHER_RECEIPT_ENVELOPE = NODE.seal(Kind.RECEIPT, encode(replace(RECEIPT, out_units=5)))
+
 FRAMES: Final[Mapping[str, object]] = {
     "ask": Ask(order=ORDER_ENVELOPE, salt=SALT, request=REQUEST),
     "accepted": Accepted(queued=2),
@@ -163,6 +184,7 @@ ENVELOPES: Final[Mapping[Kind, tuple[bytes, object, bytes]]] = {
     Kind.ORDER: (GATEWAY_SEED, ORDER, ORDER_ENVELOPE),
     Kind.RECEIPT: (NODE_SEED, RECEIPT, RECEIPT_ENVELOPE),
     Kind.COUNTERSIGN: (GATEWAY_SEED, COUNTERSIGN, COUNTERSIGN_ENVELOPE),
+    Kind.EPOCH_ROOT: (GATEWAY_SEED, EPOCH_ROOT, EPOCH_ROOT_ENVELOPE),
 }
 REFUSED: Final[Mapping[str, str]] = {
     "a tag that nothing has": "0382" + "09a0",
@@ -232,6 +254,26 @@ def files() -> dict[str, Any]:
                 {"token_ids": f"0..{count - 1}" if count else "", "output_commit": output_commit(range(count)).hex()}
                 for count in (0, 1, 32, 33, 64, 65, 160)
             ],
+        },
+        "epochs.json": {
+            "published": b"".join(published(EPOCH_ROOT_ENVELOPE, _ENTRIES)).hex(),
+            "root": EPOCH_ROOT_ENVELOPE.hex(),
+            "entries": [
+                {
+                    "amount": entry.amount,
+                    "receipt": entry.receipt_envelope.hex(),
+                    "countersign": entry.countersign_envelope.hex(),
+                    "leaf": entry.leaf().hash.hex(),
+                    "inclusion": encode(
+                        Inclusion(root=EPOCH_ROOT_ENVELOPE, place=place_of(entry, _TREE.proof(index)))
+                    ).hex(),
+                }
+                for index, entry in enumerate(_ENTRIES)
+            ],
+            "evidence": {
+                "two-roots": encode(two_roots(EPOCH_ROOT_ENVELOPE, OTHER_ROOT_ENVELOPE)).hex(),
+                "two-receipts": encode(two_receipts(RECEIPT_ENVELOPE, OTHER_RECEIPT_ENVELOPE)).hex(),
+            },
         },
         "sums.json": [_sum_tree(size) for size in (0, 1, 2, 3, 5, 8, 13)],
         "refused.json": [{"why": why, "frame": frame} for why, frame in REFUSED.items()],

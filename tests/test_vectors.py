@@ -10,15 +10,24 @@ import pytest
 
 import golden
 from cxp2p import protocols
+from cxp2p.epoch_files import read_epoch
+from cxp2p.epochs import Inclusion, check_inclusion, open_root
 from cxp2p.errors import RemoteProtocolError
+from cxp2p.evidence import check_evidence
 from cxp2p.identity import Kind, identity_from_seed, open_envelope
 from cxp2p.merkle import Proof, Sum, check_proof, sum_leaf
 from cxp2p.receipts import Delivered, Lane, check_receipt, digest, request_commit
-from cxp2p.records import ChatJob, Countersign, Offer, Order, Receipt
+from cxp2p.records import ChatJob, Countersign, EpochRoot, Offer, Order, Receipt
 from cxp2p.units import output_commit
 from cxp2p.wire import RECORD_OF_TAG, FrameReader, decode, encode, encode_frame
 
-RECORD_OF_KIND = {Kind.OFFER: Offer, Kind.ORDER: Order, Kind.RECEIPT: Receipt, Kind.COUNTERSIGN: Countersign}
+RECORD_OF_KIND: dict[Kind, type] = {
+    Kind.OFFER: Offer,
+    Kind.ORDER: Order,
+    Kind.RECEIPT: Receipt,
+    Kind.COUNTERSIGN: Countersign,
+    Kind.EPOCH_ROOT: EpochRoot,
+}
 
 
 def stored(name: str) -> Any:
@@ -120,6 +129,21 @@ def test_a_golden_tree_proves_each_leaf(vector: dict[str, Any]) -> None:
         leaf = sum_leaf(each["amount"], bytes.fromhex(each["content"]))
         assert leaf.hash.hex() == each["hash"]
         check_proof(root, leaf, Proof(index, root.count, tuple(node(fields) for fields in each["path"])))
+
+
+def test_the_golden_epoch_verifies() -> None:
+    """The stored file holds under its root, each receipt by its own proof too, and the evidence convicts who signed."""
+    vector = stored("epochs.json")
+    epoch = read_epoch([bytes.fromhex(vector["published"])])
+
+    for entry, stored_entry in zip(epoch.entries, vector["entries"], strict=True):
+        assert entry.receipt_envelope.hex() == stored_entry["receipt"]
+        assert (entry.amount, entry.leaf().hash.hex()) == (stored_entry["amount"], stored_entry["leaf"])
+        inclusion = decode(Inclusion, bytes.fromhex(stored_entry["inclusion"]))
+        assert check_inclusion(inclusion) == (epoch.root, entry)
+    assert epoch.root == open_root(bytes.fromhex(vector["root"])) == golden.EPOCH_ROOT
+    accused = {name: check_evidence(bytes.fromhex(data)).peer for name, data in vector["evidence"].items()}
+    assert accused == {"two-roots": golden.GATEWAY.peer, "two-receipts": golden.NODE.peer}
 
 
 @pytest.mark.parametrize("vector", stored("refused.json"), ids=lambda vector: vector["why"])

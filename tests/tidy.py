@@ -39,6 +39,9 @@ RULES = frozenset(
         "ledger",
         "merkle",
         "rewards",
+        "epochs",
+        "epoch_files",
+        "evidence",
         "units",
         "egress",
         "embed",
@@ -62,6 +65,8 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "session": VOCABULARY | {"wire"},
     "scrape": VOCABULARY | RULES | {"wire"},
     **dict.fromkeys(RULES - {"merkle"}, VOCABULARY | RULES),
+    # What was signed is checked from bytes alone.
+    **dict.fromkeys(("epochs", "epoch_files", "evidence", "rewards"), VOCABULARY | RULES | {"wire", "identity"}),
     "net": BELOW_NET | {"net"},
     "paths": frozenset(),
     **dict.fromkeys(("checks", "client", "peer", "program", "settings", "testing"), LIBRARY),
