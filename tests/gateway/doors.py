@@ -37,7 +37,8 @@ from cxp2p_gateway.openai import chat_ask
 from cxp2p_gateway.origins import CrowdRules
 from cxp2p_gateway.schemas import Schemas
 from cxp2p_gateway.waiting import Patience
-from ledgers import WALL_MS, MemoryBooks
+from ledgers import WALL_MS as WALL_MS
+from ledgers import MemoryBooks
 
 KEY = "sk-cx-0001 with spaces"
 OTHER_KEY = "sk-cx-0002"
