@@ -166,4 +166,9 @@ def _toml(value: Any) -> str:
     """A default as TOML; JSON's notation is TOML's for the kinds of value that settings have."""
     if isinstance(value, (Path, SecretStr)):
         return json.dumps(str(value))
-    return json.dumps(value, ensure_ascii=False, default=list)
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> object:
+    """What JSON does not know: sets are lists, and the rest is text, such as a network or a URL."""
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
