@@ -16,9 +16,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from cxp2p.errors import InsufficientCredit
 from cxp2p_gateway.store import StoreError, writer
-from cxp2p_gateway.store.sqlite import _connection
 from cxp2p_gateway.store.rows import User
 from cxp2p_gateway.store.sql import SqlTables
+from cxp2p_gateway.store.sqlite import _connection
 from cxp2p_gateway.store.writer import Writer, open_writer
 from test_store import generation
 
