@@ -255,28 +255,33 @@ def files() -> dict[str, Any]:
                 for count in (0, 1, 32, 33, 64, 65, 160)
             ],
         },
-        "epochs.json": {
-            "published": b"".join(published(EPOCH_ROOT_ENVELOPE, _ENTRIES)).hex(),
-            "root": EPOCH_ROOT_ENVELOPE.hex(),
-            "entries": [
-                {
-                    "amount": entry.amount,
-                    "receipt": entry.receipt_envelope.hex(),
-                    "countersign": entry.countersign_envelope.hex(),
-                    "leaf": entry.leaf().hash.hex(),
-                    "inclusion": encode(
-                        Inclusion(root=EPOCH_ROOT_ENVELOPE, place=place_of(entry, _TREE.proof(index)))
-                    ).hex(),
-                }
-                for index, entry in enumerate(_ENTRIES)
-            ],
-            "evidence": {
-                "two-roots": encode(two_roots(EPOCH_ROOT_ENVELOPE, OTHER_ROOT_ENVELOPE)).hex(),
-                "two-receipts": encode(two_receipts(RECEIPT_ENVELOPE, OTHER_RECEIPT_ENVELOPE)).hex(),
-            },
-        },
+        "epochs.json": _epoch(),
         "sums.json": [_sum_tree(size) for size in (0, 1, 2, 3, 5, 8, 13)],
         "refused.json": [{"why": why, "frame": frame} for why, frame in REFUSED.items()],
+    }
+
+
+def _epoch() -> Any:
+    """A published epoch, what it is made of, and evidence against both who signed."""
+    return {
+        "published": b"".join(published(EPOCH_ROOT_ENVELOPE, _ENTRIES)).hex(),
+        "root": EPOCH_ROOT_ENVELOPE.hex(),
+        "entries": [
+            {
+                "amount": entry.amount,
+                "receipt": entry.receipt_envelope.hex(),
+                "countersign": entry.countersign_envelope.hex(),
+                "leaf": entry.leaf().hash.hex(),
+                "inclusion": encode(
+                    Inclusion(root=EPOCH_ROOT_ENVELOPE, place=place_of(entry, _TREE.proof(index)))
+                ).hex(),
+            }
+            for index, entry in enumerate(_ENTRIES)
+        ],
+        "evidence": {
+            "two-roots": encode(two_roots(EPOCH_ROOT_ENVELOPE, OTHER_ROOT_ENVELOPE)).hex(),
+            "two-receipts": encode(two_receipts(RECEIPT_ENVELOPE, OTHER_RECEIPT_ENVELOPE)).hex(),
+        },
     }
 
 

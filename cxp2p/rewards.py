@@ -1,0 +1,267 @@
+"""Rewards: from rules, receipts and audits to what everybody gets, the same on every machine. Pure.
+
+Two sources. What users were charged goes to the nodes that worked, less a fee, out of which who referred a user is
+paid. A pool is shared by weighed units. Whole µcredits only: no float, and no order of the receipts, changes a result.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Final
+
+from annotated_types import Ge, Le, Len
+from pydantic import Strict
+
+from cxp2p.epochs import FREE, Entry
+from cxp2p.errors import EpochInvalid
+from cxp2p.kinds import Count, Digest, Label, Natural, PeerId, record
+from cxp2p.known_models import SizeClass
+from cxp2p.receipts import digest
+from cxp2p.records import Service, Verdict
+from cxp2p.wire import encode
+
+MILLION: Final = 1_000_000
+Ppm = Annotated[int, Strict(), Ge(0), Le(MILLION)]
+
+
+@record
+class UnitWeight:
+    """What a unit of input, and of output, of a service weighs. Input that was in a cache weighs nothing."""
+
+    service: Service
+    input: Count
+    output: Count
+
+
+@record
+class SizeWeight:
+    """By what a unit's weight is multiplied if its model is of this size."""
+
+    size: SizeClass
+    factor: Count
+
+
+@record
+class ModelSize:
+    """The size of the model that these weights are."""
+
+    model_digest: Digest
+    size: SizeClass
+
+
+@record
+class Rules:
+    """All that rewards depend on besides receipts and audits. `rules_hash` is its name.
+
+    `pool`: µcredits an epoch. `models`: weights that are not listed count as the smallest size: a name proves nothing.
+    `gateways`: whose receipts share the pool; none listed: everybody's. `fee_ppm`: of a charge. `referral_ppm`: of the
+    fee; `referral_max`: µcredits for one who refers, an epoch. `points_ppm`: points for a million of weight.
+    """
+
+    name: Label
+    pool: Natural
+    units: Annotated[tuple[UnitWeight, ...], Len(0, 16)]
+    sizes: Annotated[tuple[SizeWeight, ...], Len(0, 16)]
+    models: Annotated[tuple[ModelSize, ...], Len(0, 1024)]
+    gateways: Annotated[tuple[PeerId, ...], Len(0, 1024)]
+    fee_ppm: Ppm
+    referral_ppm: Ppm
+    referral_max: Natural
+    points_ppm: Ppm
+
+
+DEFAULT_RULES: Final = Rules(
+    name="cxp2p default 1",
+    pool=1_000 * MILLION,
+    units=(
+        UnitWeight(service=Service.CHAT, input=10, output=40),
+        UnitWeight(service=Service.EMBED, input=1, output=0),
+        UnitWeight(service=Service.SPEECH, input=0, output=1),
+        UnitWeight(service=Service.SCRAPE, input=0, output=2_000),
+    ),
+    sizes=(
+        SizeWeight(size=SizeClass.TIDE_POOL, factor=1),
+        SizeWeight(size=SizeClass.BLUE_SURGE, factor=2),
+        SizeWeight(size=SizeClass.OPEN_OCEAN, factor=5),
+        SizeWeight(size=SizeClass.MARIANA_DEPTH, factor=20),
+    ),
+    models=(),
+    gateways=(),
+    fee_ppm=50_000,
+    referral_ppm=200_000,
+    referral_max=10 * MILLION,
+    points_ppm=1_000,
+)
+
+
+def rules_hash(rules: Rules) -> bytes:
+    """SHA-256 of the rules' record: what an epoch's root names them by."""
+    return digest(encode(rules))
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What an auditor found of one receipt."""
+
+    receipt_hash: bytes
+    valid: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Whose use a receipt was, and who brought them. Only their own gateway knows: an epoch does not publish it."""
+
+    user: str
+    referrer: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReward:
+    """What one node earns for one owner: `paid` by users, and its share of the `pool`.
+
+    `caught`: an audit found one of the node's receipts invalid; it has no share of the pool then.
+    """
+
+    node: str
+    owner: str
+    receipts: int
+    weight: int
+    paid: int
+    pool: int
+    caught: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewards:
+    """Everybody's. `charged` is all that nodes are `paid`, `fee`, referrals and `returned`; the nodes' shares and
+    `pool_left` are the pool. `returned`: charges of receipts that an audit found invalid.
+    """
+
+    rules_hash: bytes
+    nodes: tuple[NodeReward, ...]
+    referrals: Mapping[str, int]
+    points: Mapping[str, int]
+    charged: int
+    returned: int
+    fee: int
+    pool: int
+    pool_left: int
+
+
+def rewards(
+    rules: Rules,
+    receipts: Iterable[Entry],
+    verdicts: Iterable[Audit] = (),
+    askers: Mapping[bytes, Asker] = MappingProxyType({}),
+) -> Rewards:
+    """What everybody gets for the receipts of one epoch, of one gateway or of several.
+
+    `askers`, by receipt hash, if they are known; points of others are counted for their gateway. Raises EpochInvalid
+    for a receipt that comes twice, and for verdicts that contradict each other.
+    """
+    found = _found(verdicts)
+    scales = _Scales(rules)
+    seen: set[tuple[str, str, bytes, int]] = set()
+    sums: dict[tuple[str, str], Counter[str]] = {}
+    caught: set[str] = set()
+    referred: Counter[str] = Counter()
+    points: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    for entry in receipts:
+        receipt, charge = entry.receipt, entry.amount
+        place = (receipt.gateway, *entry.key)
+        if place in seen:
+            raise EpochInvalid(
+                f"seq {receipt.seq} of a lane of node {receipt.node} comes twice", entry.receipt_envelope
+            )
+        seen.add(place)
+        of_node = sums.setdefault((receipt.node, receipt.owner), Counter())
+        of_node["receipts"] += 1
+        totals["charged"] += charge
+        if not found.get(entry.countersign.receipt_hash, True):
+            caught.add(receipt.node)
+            totals["returned"] += charge
+            continue
+        fee = charge * rules.fee_ppm // MILLION
+        totals["fee"] += fee
+        of_node["paid"] += charge - fee
+        weight = scales.weight(entry)
+        of_node["weight"] += weight if scales.shares(entry) else 0
+        asker = askers.get(entry.countersign.receipt_hash, Asker(receipt.gateway))
+        points[asker.user] += weight * rules.points_ppm // MILLION
+        if asker.referrer and asker.referrer != asker.user:
+            referred[asker.referrer] += fee * rules.referral_ppm // MILLION
+    referrals = {who: min(amount, rules.referral_max) for who, amount in sorted(referred.items()) if amount}
+    weights = {who: 0 if who[0] in caught else each["weight"] for who, each in sums.items()}
+    shares = divide(rules.pool, weights)
+    return Rewards(
+        rules_hash=rules_hash(rules),
+        nodes=tuple(_node_reward(who, sums[who], shares.get(who, 0), who[0] in caught) for who in sorted(sums)),
+        referrals=referrals,
+        points={who: each for who, each in sorted(points.items()) if each},
+        charged=totals["charged"],
+        returned=totals["returned"],
+        fee=totals["fee"] - sum(referrals.values()),
+        pool=rules.pool,
+        pool_left=rules.pool - sum(shares.values()),
+    )
+
+
+def divide(pool: int, weights: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    """Shares by weight that sum to the pool exactly: what rounding leaves goes to the largest remainders, then by name.
+
+    Nothing, if nobody weighs anything.
+    """
+    total = sum(weights.values())
+    if not total:
+        return {}
+    shares = {who: pool * weight // total for who, weight in weights.items()}
+    left = pool - sum(shares.values())
+    for who in sorted(weights, key=lambda who: (-(pool * weights[who] % total), who))[:left]:
+        shares[who] += 1
+    return shares
+
+
+class _Scales:
+    """What an entry weighs under the rules."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._units = {each.service: each for each in rules.units}
+        self._factors = {each.size: each.factor for each in rules.sizes}
+        self._sizes = {each.model_digest: each.size for each in rules.models}
+        self._gateways = frozenset(rules.gateways)
+
+    def shares(self, entry: Entry) -> bool:
+        return not self._gateways or entry.receipt.gateway in self._gateways
+
+    def weight(self, entry: Entry) -> int:
+        receipt, agreed = entry.receipt, entry.countersign
+        unit = self._units.get(receipt.service)
+        if unit is None or agreed.verdict is Verdict.DISPUTED or receipt.finish in FREE:
+            return 0
+        size = self._sizes.get(receipt.model_digest, SizeClass.TIDE_POOL)
+        fresh = max(0, agreed.in_units - receipt.cached_units)
+        return (fresh * unit.input + agreed.out_units * unit.output) * self._factors.get(size, 0)
+
+
+def _found(verdicts: Iterable[Audit]) -> dict[bytes, bool]:
+    found: dict[bytes, bool] = {}
+    for audit in verdicts:
+        if found.setdefault(audit.receipt_hash, audit.valid) != audit.valid:
+            raise EpochInvalid(f"the verdicts on receipt {audit.receipt_hash.hex()} contradict each other")
+    return found
+
+
+def _node_reward(who: tuple[str, str], sums: Counter[str], share: int, caught: bool) -> NodeReward:
+    return NodeReward(
+        node=who[0],
+        owner=who[1],
+        receipts=sums["receipts"],
+        weight=sums["weight"],
+        paid=sums["paid"],
+        pool=share,
+        caught=caught,
+    )
