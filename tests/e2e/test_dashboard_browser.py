@@ -14,8 +14,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from conftest import EMBED_MODEL, MODEL, VOICE, Up, start
 from cxp2p_node.scrape.rendering import NAMES
+from e2e.conftest import EMBED_MODEL, MODEL, VOICE, Up, start
 
 pytestmark = pytest.mark.slow
 
