@@ -13,6 +13,7 @@ from cxp2p_gateway.keys import Kind
 from cxp2p_gateway.openai.described.generation import GENERATION
 from cxp2p_gateway.openapi.operations import BODY, JSON, Operation
 from cxp2p_gateway.openapi.words import (
+    NULL,
     Schema,
     any_of,
     flag,
@@ -220,6 +221,12 @@ KEY_SCHEMAS: Final[dict[str, Schema]] = {
                     **{name: flag() for name in ("include_byok_in_limit", "is_free_tier")},
                     **{name: flag() for name in ("is_management_key", "is_provisioning_key")},
                     "creator_user_id": text(),
+                    "organization_id": NULL,
+                    "workspace_id": NULL,
+                    "allowed_data_regions": many(just("global"), 1, 1),
+                    "budgets": many(NULL, None, 0),
+                    "effective_budget": NULL,
+                    "free_model_daily_requests": given({name: whole(0) for name in ("limit", "remaining", "used")}),
                     "expires_at": MOMENT,
                     "rate_limit": given({"requests": whole(-1), "interval": text(), "note": text()}),
                     "id": text(),

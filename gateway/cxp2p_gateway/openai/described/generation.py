@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from cxp2p.records import Service
-from cxp2p_gateway.openapi.words import NULL, Schema, flag, given, maybe, number, one_of, text, whole
+from cxp2p_gateway.openapi.words import NULL, Schema, flag, given, just, maybe, number, one_of, text, whole
 
 CREDITS: Final = number(0)
 TOKENS: Final = maybe(whole(0))
@@ -25,6 +25,7 @@ GENERATION: Final[dict[str, Schema]] = {
                     **{name: TOKENS for name in ("native_tokens_completion", "native_tokens_cached")},
                     **{name: maybe(text()) for name in ("app", "http_referer")},
                     "created_at": text(format="date-time"),
+                    "data_region": just("global"),
                     "service": one_of(SERVICES),
                     "api_type": maybe(one_of(("completions", "embeddings", "tts"))),
                     "orders": whole(1),
@@ -44,6 +45,13 @@ GENERATION: Final[dict[str, Schema]] = {
                         "num_search_results",
                         "external_user",
                         "router",
+                        "num_fetches",
+                        "preset_id",
+                        "provider_responses",
+                        "service_tier",
+                        "user_agent",
+                        "web_search_engine",
+                        "workspace_id",
                     )
                 },
             )
