@@ -10,7 +10,10 @@ import click
 import cxp2p
 from cxp2p.program import fail
 
-OWN = ("bootstrap", "chat", "embed", "offers", "scrape")
+OWN = {
+    **dict.fromkeys(("bootstrap", "chat", "embed", "offers", "scrape"), "cxp2p.commands"),
+    **dict.fromkeys(("epoch", "receipt", "rewards"), "cxp2p.records_commands"),
+}
 EXTRAS = {"node": "node", "models": "node", "gateway": "gateway"}
 
 
@@ -22,7 +25,7 @@ class Programs(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in OWN:
-            own = getattr(import_module("cxp2p.commands"), cmd_name)
+            own = getattr(import_module(OWN[cmd_name]), cmd_name)
             assert isinstance(own, click.Command)
             return own
         if cmd_name not in EXTRAS:

@@ -34,6 +34,7 @@ from cxp2p.records import (
     RefusalCode,
     Sampling,
 )
+from cxp2p.rewards import DEFAULT_RULES
 from cxp2p.wire import RECORD_OF_TAG
 from pages import ROOT, Fence, Page, names, page, pages
 
@@ -316,3 +317,22 @@ def test_a_wrong_block_fails(language: str, text: str, tmp_path: Path) -> None:
     """A block that fails, or prints something else, is seen."""
     with pytest.raises(AssertionError):
         run_block(Fence("x.md", 1, language, ("run",), text), tmp_path)
+
+
+def test_the_default_rules_are_written() -> None:
+    """docs/receipts.md has the weights and the numbers of the default rules."""
+    text = page("docs/receipts.md")
+    rules = DEFAULT_RULES
+    numbers = (
+        f"a fee of {rules.fee_ppm // 10_000} %",
+        f"The pool, {rules.pool // 1_000_000:,} credits an hour",
+        f"up to {rules.referral_max // 1_000_000} credits an hour",
+        f"a point for each {1_000_000 // rules.points_ppm:,} of weight",
+    )
+
+    assert text.table("service", "a unit of input", "a unit of output") == [
+        (str(each.service), str(each.input), str(each.output)) for each in rules.units
+    ]
+    assert text.table("size", "factor") == [(str(each.size), str(each.factor)) for each in rules.sizes]
+    assert rules.referral_ppm == 1_000_000 // 5
+    assert [words for words in numbers if words not in text.text] == []

@@ -42,6 +42,7 @@ RULES = frozenset(
         "epochs",
         "epoch_files",
         "evidence",
+        "kept_files",
         "units",
         "egress",
         "embed",
@@ -50,7 +51,7 @@ RULES = frozenset(
     }
 )
 BELOW_NET = VOCABULARY | RULES | {"wire", "identity", "session", "scrape"}
-LIBRARY = BELOW_NET | {"net", "checks", "client", "paths", "peer", "program", "settings", "testing"}
+LIBRARY = BELOW_NET | {"net", "checks", "client", "paths", "peer", "program", "settings", "shown", "testing"}
 
 # Which part of the library may import which: `errors, records <- protocols <- wire <- session <- net <- programs`.
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
@@ -66,11 +67,13 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "scrape": VOCABULARY | RULES | {"wire"},
     **dict.fromkeys(RULES - {"merkle"}, VOCABULARY | RULES),
     # What was signed is checked from bytes alone.
-    **dict.fromkeys(("epochs", "epoch_files", "evidence", "rewards"), VOCABULARY | RULES | {"wire", "identity"}),
+    **dict.fromkeys(
+        ("epochs", "epoch_files", "evidence", "kept_files", "rewards"), VOCABULARY | RULES | {"wire", "identity"}
+    ),
     "net": BELOW_NET | {"net"},
     "paths": frozenset(),
-    **dict.fromkeys(("checks", "client", "peer", "program", "settings", "testing"), LIBRARY),
-    **dict.fromkeys(("cli", "commands", "__main__", ""), LIBRARY | {"cli", "commands", ""}),
+    **dict.fromkeys(("checks", "client", "peer", "program", "settings", "shown", "testing"), LIBRARY),
+    **dict.fromkeys(("cli", "commands", "records_commands", "__main__", ""), LIBRARY | {"cli", "commands", ""}),
 }
 
 # Pure modules: what they decide depends on their arguments alone.
