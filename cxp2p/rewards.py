@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 from annotated_types import Ge, Le, Len
 from pydantic import Strict
@@ -23,6 +23,7 @@ from cxp2p.receipts import digest
 from cxp2p.records import Service, Verdict
 from cxp2p.wire import encode
 
+K = TypeVar("K", str, tuple[str, str])
 MILLION: Final = 1_000_000
 Ppm = Annotated[int, Strict(), Ge(0), Le(MILLION)]
 
@@ -162,55 +163,38 @@ def rewards(
     `askers`, by receipt hash, if they are known; points of others are counted for their gateway. Raises EpochInvalid
     for a receipt that comes twice, and for verdicts that contradict each other.
     """
-    found = _found(verdicts)
-    scales = _Scales(rules)
-    seen: set[tuple[str, str, bytes, int]] = set()
-    sums: dict[tuple[str, str], Counter[str]] = {}
-    caught: set[str] = set()
-    referred: Counter[str] = Counter()
-    points: Counter[str] = Counter()
-    totals: Counter[str] = Counter()
+    count = _Count(rules, _found(verdicts), askers)
     for entry in receipts:
-        receipt, charge = entry.receipt, entry.amount
-        place = (receipt.gateway, *entry.key)
-        if place in seen:
-            raise EpochInvalid(
-                f"seq {receipt.seq} of a lane of node {receipt.node} comes twice", entry.receipt_envelope
-            )
-        seen.add(place)
-        of_node = sums.setdefault((receipt.node, receipt.owner), Counter())
-        of_node["receipts"] += 1
-        totals["charged"] += charge
-        if not found.get(entry.countersign.receipt_hash, True):
-            caught.add(receipt.node)
-            totals["returned"] += charge
-            continue
-        fee = charge * rules.fee_ppm // MILLION
-        totals["fee"] += fee
-        of_node["paid"] += charge - fee
-        weight = scales.weight(entry)
-        of_node["weight"] += weight if scales.shares(entry) else 0
-        asker = askers.get(entry.countersign.receipt_hash, Asker(receipt.gateway))
-        points[asker.user] += weight * rules.points_ppm // MILLION
-        if asker.referrer and asker.referrer != asker.user:
-            referred[asker.referrer] += fee * rules.referral_ppm // MILLION
-    referrals = {who: min(amount, rules.referral_max) for who, amount in sorted(referred.items()) if amount}
-    weights = {who: 0 if who[0] in caught else each["weight"] for who, each in sums.items()}
-    shares = divide(rules.pool, weights)
+        count.add(entry)
+    sums, caught = count.sums, count.caught
+    fees = {who: each["charged"] * rules.fee_ppm // MILLION for who, each in sums.items()}
+    referrals = _referrals(rules, count.referred, sum(fees.values()))
+    shares = divide(rules.pool, {who: 0 if who[0] in caught else each["weight"] for who, each in sums.items()})
     return Rewards(
         rules_hash=rules_hash(rules),
-        nodes=tuple(_node_reward(who, sums[who], shares.get(who, 0), who[0] in caught) for who in sorted(sums)),
+        nodes=tuple(
+            NodeReward(
+                node=who[0],
+                owner=who[1],
+                receipts=sums[who]["receipts"],
+                weight=sums[who]["weight"],
+                paid=sums[who]["charged"] - fees[who],
+                pool=shares.get(who, 0),
+                caught=who[0] in caught,
+            )
+            for who in sorted(sums)
+        ),
         referrals=referrals,
-        points={who: each for who, each in sorted(points.items()) if each},
-        charged=totals["charged"],
-        returned=totals["returned"],
-        fee=totals["fee"] - sum(referrals.values()),
+        points=_rounded(count.used, rules.points_ppm),
+        charged=sum(each["charged"] for each in sums.values()) + count.returned,
+        returned=count.returned,
+        fee=sum(fees.values()) - sum(referrals.values()),
         pool=rules.pool,
         pool_left=rules.pool - sum(shares.values()),
     )
 
 
-def divide(pool: int, weights: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+def divide(pool: int, weights: Mapping[K, int]) -> dict[K, int]:
     """Shares by weight that sum to the pool exactly: what rounding leaves goes to the largest remainders, then by name.
 
     Nothing, if nobody weighs anything.
@@ -223,6 +207,56 @@ def divide(pool: int, weights: Mapping[tuple[str, str], int]) -> dict[tuple[str,
     for who in sorted(weights, key=lambda who: (-(pool * weights[who] % total), who))[:left]:
         shares[who] += 1
     return shares
+
+
+def _referrals(rules: Rules, referred: Mapping[str, int], fee: int) -> dict[str, int]:
+    capped = {
+        who: min(each, rules.referral_max) for who, each in _rounded(referred, rules.referral_ppm, MILLION).items()
+    }
+    if sum(capped.values()) > fee:  # the fees of many nodes were each rounded down
+        capped = divide(fee, capped)
+    return {who: each for who, each in capped.items() if each}
+
+
+def _rounded(amounts: Mapping[str, int], ppm: int, unit: int = 1) -> dict[str, int]:
+    """A part of each, rounded down once, by name, without those who get nothing. `unit`: what the amounts count in."""
+    parts = {who: amounts[who] * ppm // (MILLION * unit) for who in sorted(amounts)}
+    return {who: part for who, part in parts.items() if part}
+
+
+class _Count:
+    """What the receipts add up to: sums alone, so that their order is nothing."""
+
+    def __init__(self, rules: Rules, found: Mapping[bytes, bool], askers: Mapping[bytes, Asker]) -> None:
+        self.sums: dict[tuple[str, str], Counter[str]] = {}  # by node and owner
+        self.caught: set[str] = set()
+        self.referred: Counter[str] = Counter()  # the fee, in millionths of a µcredit, by who referred the user
+        self.used: Counter[str] = Counter()
+        self.returned = 0
+        self._rules, self._found, self._askers = rules, found, askers
+        self._scales = _Scales(rules)
+        self._seen: set[tuple[str, str, bytes, int]] = set()
+
+    def add(self, entry: Entry) -> None:
+        receipt, name = entry.receipt, entry.countersign.receipt_hash
+        place = (receipt.gateway, *entry.key)
+        if place in self._seen:
+            what = f"seq {receipt.seq} of lane {receipt.lane.hex()} of node {receipt.node}"
+            raise EpochInvalid(f"the receipt of {what} comes twice", entry.receipt_envelope)
+        self._seen.add(place)
+        sums = self.sums.setdefault((receipt.node, receipt.owner), Counter())
+        sums["receipts"] += 1
+        if not self._found.get(name, True):
+            self.caught.add(receipt.node)
+            self.returned += entry.amount
+            return
+        weight = self._scales.weight(entry)
+        sums["charged"] += entry.amount
+        sums["weight"] += weight if self._scales.shares(entry) else 0
+        asker = self._askers.get(name, Asker(receipt.gateway))
+        self.used[asker.user] += weight
+        if asker.referrer and asker.referrer != asker.user:
+            self.referred[asker.referrer] += entry.amount * self._rules.fee_ppm
 
 
 class _Scales:
@@ -253,15 +287,3 @@ def _found(verdicts: Iterable[Audit]) -> dict[bytes, bool]:
         if found.setdefault(audit.receipt_hash, audit.valid) != audit.valid:
             raise EpochInvalid(f"the verdicts on receipt {audit.receipt_hash.hex()} contradict each other")
     return found
-
-
-def _node_reward(who: tuple[str, str], sums: Counter[str], share: int, caught: bool) -> NodeReward:
-    return NodeReward(
-        node=who[0],
-        owner=who[1],
-        receipts=sums["receipts"],
-        weight=sums["weight"],
-        paid=sums["paid"],
-        pool=share,
-        caught=caught,
-    )

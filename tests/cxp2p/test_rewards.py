@@ -109,11 +109,13 @@ def test_shares_are_exact_and_fair(pool: int, weights: list[int]) -> None:
 
 def test_splitting_work_into_many_receipts_earns_nothing() -> None:
     """There is no pay for each job: a hundred small receipts weigh what one large one does."""
-    many = [open_entry(*seal(receipt_of(seq=n, in_units=1, out_units=2, charge=0))) for n in range(100)]
-    one = open_entry(*seal(receipt_of(NODES[1], in_units=100, out_units=200, charge=0), NODES[1]))
-    out = rewards(DEFAULT_RULES, [*many, one])
+    many = [open_entry(*seal(receipt_of(seq=n, in_units=1, out_units=2, charge=3))) for n in range(100)]
+    one = open_entry(*seal(receipt_of(NODES[1], in_units=100, out_units=200, charge=300), NODES[1]))
+    askers = {hash_of(each): Asker("ada", "bob") for each in many} | {hash_of(one): Asker("eve", "carl")}
+    out = rewards(DEFAULT_RULES, [*many, one], (), askers)
 
-    assert len({each.weight for each in out.nodes}) == 1
+    assert len({(each.weight, each.paid) for each in out.nodes}) == 1
+    assert (out.referrals, out.points) == ({"bob": 3, "carl": 3}, {"ada": 9, "eve": 9})
     assert [each.pool for each in out.nodes] == [DEFAULT_RULES.pool // 2] * 2
 
 
@@ -172,14 +174,26 @@ def test_referrals_come_out_of_the_fee_and_are_capped() -> None:
     assert sum(each.paid for each in out.nodes) == sum(each.paid for each in capped.nodes) == 3 * 950_000
 
 
+def test_referrals_never_take_more_than_the_fee() -> None:
+    """Fees of small sums round down to nothing: then there is nothing to take out of them."""
+    rules = replace(DEFAULT_RULES, referral_ppm=1_000_000)
+    entries = [entry(node, 0, charge=charge) for node, charge in ((0, 19), (1, 19), (2, 39))]
+    askers = {hash_of(each): Asker("ada", "bob") for each in entries}
+    out = rewards(rules, entries, (), askers)
+
+    assert (out.referrals, out.fee) == ({"bob": 1}, 0)
+    assert sorted(each.paid for each in out.nodes) == [19, 19, 38]
+
+
 def test_points_of_unnamed_users_are_their_gateways() -> None:
-    """An epoch does not say who asked: the sum over a gateway's users is the gateway's, to the point."""
+    """An epoch does not say who asked: the sum over a gateway's users is the gateway's, but for what rounding takes."""
     entries = [some(number) for number in range(1, 30)]
     askers = {hash_of(each): Asker(USERS[each.receipt.seq % 3]) for each in entries}
 
     anonymous, named = rewards(DEFAULT_RULES, entries), rewards(DEFAULT_RULES, entries, (), askers)
     assert list(anonymous.points) == [GATEWAY.peer]
-    assert sum(named.points.values()) == anonymous.points[GATEWAY.peer] > 0
+    assert 0 <= anonymous.points[GATEWAY.peer] - sum(named.points.values()) <= len(named.points)
+    assert len(named.points) == len(USERS)
 
 
 def test_a_pool_may_be_for_listed_gateways_only() -> None:
