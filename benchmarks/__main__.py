@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import embed, engine, extraction, gateway, ledger, path, scrape, speech, wire
+from benchmarks import embed, engine, extraction, gateway, ledger, path, receipts, scrape, speech, wire
 from benchmarks.figures import Figure
 from cxp2p.paths import default_data_path
 from cxp2p_node.catalog import look_up
@@ -31,6 +31,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[float], list[Figure]]]] = MappingProxyT
         "ledger": ledger.measure,
         "gateway": gateway.measure,
         "path": path.measure,
+        "receipts": receipts.measure,
         "scrape": scrape.measure,
         "speech": speech.measure,
         "wire": wire.measure,
