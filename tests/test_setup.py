@@ -100,7 +100,7 @@ def test_a_whole_machine_is_set_up_with_the_pins(machine: Machine) -> None:
 
     assert done.returncode == 0, done.stderr
     (call,) = machine.calls
-    assert "--constraint constraints.txt --editable .[node,gateway,speech,audio,test]" in call
+    assert "--constraint constraints.txt --editable .[node,gateway,postgres,speech,audio,test]" in call
     assert machine.stamp.read_text() == f"{machine.tree}\n"
 
 

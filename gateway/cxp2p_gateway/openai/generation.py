@@ -13,6 +13,28 @@ from cxp2p_gateway.store.rows import Generation
 
 API_TYPES: Final = {Service.CHAT: "completions", Service.EMBED: "embeddings", Service.SPEECH: "tts"}
 
+UNKNOWN_HERE: Final = (
+    "cache_discount",
+    "upstream_inference_cost",
+    "app_id",
+    "moderation_latency",
+    "native_tokens_completion_images",
+    "native_tokens_reasoning",
+    "num_media_prompt",
+    "num_input_audio_prompt",
+    "num_media_completion",
+    "num_search_results",
+    "external_user",
+    "router",
+    "num_fetches",
+    "preset_id",
+    "provider_responses",
+    "service_tier",
+    "user_agent",
+    "web_search_engine",
+    "workspace_id",
+)  # what the shape has and this network has nothing of
+
 
 def generation_object(kept: Sequence[Generation], signed: Sequence[Settlement]) -> dict[str, object]:
     """One answer, of all its orders; at least one. `signed`: what was, of each.
@@ -27,15 +49,13 @@ def generation_object(kept: Sequence[Generation], signed: Sequence[Settlement]) 
     cost = credits_of(sum(each.charge for each in kept))
     return {
         "data": {
+            **dict.fromkeys(UNKNOWN_HERE),
             "id": last.id,
             "upstream_id": last.order_id,
             "total_cost": cost,
             "usage": cost,
-            "cache_discount": None,
-            "upstream_inference_cost": None,
             "created_at": moment(kept[0].created_at_ms),
             "model": last.model,
-            "app_id": None,
             "app": last.app or None,
             "origin": last.origin,
             "http_referer": last.origin or None,
@@ -43,7 +63,6 @@ def generation_object(kept: Sequence[Generation], signed: Sequence[Settlement]) 
             "cancelled": receipt.finish is Finish.CANCELLED,
             "provider_name": last.node,
             "latency": max(0, receipt.t_first_ms - receipt.t_accept_ms),
-            "moderation_latency": None,
             "generation_time": max(0, receipt.t_end_ms - receipt.t_accept_ms),
             "finish_reason": last.finish,
             "native_finish_reason": last.finish,
@@ -51,25 +70,10 @@ def generation_object(kept: Sequence[Generation], signed: Sequence[Settlement]) 
             "tokens_completion": completion,
             "native_tokens_prompt": prompt,
             "native_tokens_completion": completion,
-            "native_tokens_completion_images": None,
-            "native_tokens_reasoning": None,
             "native_tokens_cached": sum(each.receipt.cached_units for each in signed) if has_tokens else None,
-            "num_media_prompt": None,
-            "num_input_audio_prompt": None,
-            "num_media_completion": None,
-            "num_search_results": None,
             "is_byok": False,
-            "external_user": None,
             "api_type": API_TYPES.get(service),
-            "router": None,
             "data_region": "global",
-            "num_fetches": None,
-            "preset_id": None,
-            "provider_responses": None,
-            "service_tier": None,
-            "user_agent": None,
-            "web_search_engine": None,
-            "workspace_id": None,
             "key": last.key,
             "service": last.service,
             "input_units": in_units,
