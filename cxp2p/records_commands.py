@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from cxp2p.epoch_files import Published, read_epoch
-from cxp2p.epochs import Entry, check_follows
+from cxp2p.epochs import Entry, Key, check_follows
 from cxp2p.errors import CxError, EpochInvalid
 from cxp2p.kept_files import Settled, audits_in, jsonable, rules_in, settlements_in
 from cxp2p.program import fail, plain
@@ -228,9 +228,14 @@ def show_rules() -> None:
 @click.argument("files", type=FILE, nargs=-1, required=True)
 @click.option("--rules", "rules_path", type=FILE, help="The epoch's rules, if they are not the default ones.")
 @click.option("--verdicts", "verdicts_path", type=FILE, help="What auditors found: [{receipt: HASH, valid: BOOL}].")
+@click.option("--earlier", type=FILE, multiple=True, help="An epoch before: no receipt of it counts again; repeatable.")
 @_json_option
 def compute_rewards(
-    files: tuple[Path, ...], rules_path: Path | None, verdicts_path: Path | None, as_json: bool
+    files: tuple[Path, ...],
+    rules_path: Path | None,
+    verdicts_path: Path | None,
+    earlier: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
     """Check the published epochs in FILES, of one hour and different gateways, and compute every reward.
 
@@ -251,7 +256,8 @@ def compute_rewards(
     opened = [(file, _opened(file)) for file in files]
     try:
         _check_together([(file, published.root) for file, published in opened], rules_hash(rules))
-        out = rewards_of(rules, (entry for file, published in opened for entry in _entries(file, published)), verdicts)
+        paid = _paid(earlier, opened[0][1].root.epoch)
+        out = rewards_of(rules, _unpaid(opened, paid), verdicts)
     except EpochInvalid as error:
         fail(CxError(plain(str(error))))
     _tell(out, opened[0][1].root.epoch, as_json)
@@ -268,6 +274,26 @@ def _check_together(roots: Iterable[tuple[Path, EpochRoot]], expected: bytes) ->
         gateways.add(root.gateway)
     if len(epochs) > 1:
         raise EpochInvalid(f"the files are of several epochs: {', '.join(map(str, sorted(epochs)))}")
+
+
+def _paid(files: Iterable[Path], epoch: int) -> frozenset[tuple[str, Key]]:
+    """The places of all receipts in epochs before this one: a late receipt must not stand in two."""
+    paid: set[tuple[str, Key]] = set()
+    for file in files:
+        published = _opened(file)
+        if published.root.epoch >= epoch:
+            raise EpochInvalid(f"{file} is of epoch {published.root.epoch}, expected one before {epoch}")
+        paid.update((published.root.gateway, entry.key) for entry in _entries(file, published))
+    return frozenset(paid)
+
+
+def _unpaid(opened: Iterable[tuple[Path, Published]], paid: frozenset[tuple[str, Key]]) -> Iterator[Entry]:
+    for file, published in opened:
+        for entry in _entries(file, published):
+            if (published.root.gateway, entry.key) in paid:
+                name = digest(entry.receipt_envelope).hex()
+                raise EpochInvalid(f"{file}: receipt {name} stands in an epoch before, too", entry.receipt_envelope)
+            yield entry
 
 
 def _tell(out: Rewards, epoch_number: int, as_json: bool) -> None:

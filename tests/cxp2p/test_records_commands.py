@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import golden
 from cxp2p import cli
 from cxp2p.epoch_files import published
-from cxp2p.epochs import Inclusion, place_of
+from cxp2p.epochs import Inclusion, close_epoch, place_of
 from cxp2p.errors import EpochInvalid
 from cxp2p.identity import Kind
 from cxp2p.kept_files import jsonable, settlements_in
@@ -299,6 +299,21 @@ def test_files_of_one_gateway_or_of_several_hours_do_not_add_up(tmp_path: Path, 
     assert "of which there is another file" in run("rewards", "compute", file, file).output
     result = run("rewards", "compute", file, later)
     assert (result.exit_code, "of several epochs" in result.output) == (1, True)
+
+
+def test_a_late_receipt_does_not_count_twice(tmp_path: Path, file: Path) -> None:
+    """With the epochs before at hand, a receipt that a gateway put under two roots is found and named."""
+    for name, entries in (("twice", ENTRIES[:1]), ("late", (entry(0, 9),))):
+        root, ordered, _ = close_epoch(GATEWAY.peer, EPOCH + 1, entries, digest(ENVELOPE), DEFAULTS)
+        envelope = GATEWAY.seal(Kind.EPOCH_ROOT, encode(root))
+        (tmp_path / name).write_bytes(b"".join(published(envelope, ordered)))
+    good = run("rewards", "compute", tmp_path / "late", "--earlier", file, "--json")
+    result = run("rewards", "compute", tmp_path / "twice", "--earlier", file)
+
+    assert json.loads(good.output)["charged"] == 100
+    assert result.exit_code == 1
+    assert f"receipt {ENTRIES[0].countersign.receipt_hash.hex()} stands in an epoch before" in result.output
+    assert "expected one before" in run("rewards", "compute", file, "--earlier", file).output
 
 
 def test_control_characters_of_strangers_do_not_reach_the_terminal(tmp_path: Path) -> None:
