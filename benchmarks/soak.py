@@ -39,7 +39,7 @@ async def soak(requests: int) -> None:
                     done += len(result.took_ms)
                     if result.errors:
                         sys.stdout.write(f"{len(result.errors)} errors, the first: {result.errors[0]}\n")
-                if done >= told:
+                if done >= min(told, requests):
                     memory_mb = process.memory_info().rss / 1e6
                     first_mb = first_mb or memory_mb
                     more = 100 * (memory_mb / first_mb - 1)
