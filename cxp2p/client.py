@@ -230,11 +230,14 @@ class Net:
         deadline_s: float = DEADLINE_S,
         judge: Judge | None = None,
         digest: bytes | None = None,
+        affinity: bytes = b"",
     ) -> Outcome:
         """One job, its pieces to `emit`, its money to `books`: what a gateway calls. See `cxp2p.net.ask.Asker.run`."""
         name = self._offered_as(service_of(job), job.model)
         job = job if name == job.model else replace(job, model=name)
-        return await self._asker.run(job, emit, books, deadline_s=deadline_s, judge=judge, digest=digest)
+        return await self._asker.run(
+            job, emit, books, deadline_s=deadline_s, judge=judge, digest=digest, affinity=affinity
+        )
 
     async def run_embed(
         self,

@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from hashlib import sha256
 from random import Random
 from typing import TypeAlias
 
@@ -22,6 +23,7 @@ FIRST_PIECE_MS_GUESS = 300  # a node that has not measured itself yet is neither
 MEASURED_HALF_LIFE_S = 60.0  # what we measured ourselves counts, but a node that was slow once may be tried again
 TIE_SPREAD = 0.15  # equal nodes share the load; a clearly better one still wins
 REFUSALS_SHY = 2  # in a row, without a job done between them
+WORTH_WAITING_MS = 500.0  # longer than for the best node, for the one that may have the beginning of a prompt already
 DEAR = 4  # a node that costs more than so many times the usual is asked when no other is left
 
 BYTES_PER_UNIT_SURE = 3  # a prompt of so many bytes for each unit of context is too long; most words give four
@@ -128,6 +130,20 @@ def rank(candidates: Iterable[Candidate], tried: Collection[str], rng: Random, n
     ]
     scored.sort(key=lambda row: row[:3])
     return [(entry, capability) for *_, entry, capability in scored]
+
+
+def attracted(ranked: Sequence[Candidate], affinity: bytes, now: float) -> list[Candidate]:
+    """`ranked`, with the node first that `affinity` falls on, so that what begins alike meets its own prefixes again.
+
+    It is the same node for all who ask, of those that have room (rendezvous hashing, Thaler and Ravishankar, 1996). One
+    that would take much longer than the best is not worth it.
+    """
+    worth_ms = wait_ms(*ranked[0], now) + WORTH_WAITING_MS if ranked else 0.0
+    near = [each for each in with_room(ranked, now) if wait_ms(*each, now) <= worth_ms]
+    if not affinity or not near:
+        return list(ranked)
+    home = max(near, key=lambda each: sha256(affinity + each[0].offer.peer.encode()).digest())
+    return [home, *(each for each in ranked if each[1] is not home[1])]
 
 
 def crowd(entry: Entry, capability: Capability) -> tuple[bool, int]:

@@ -28,7 +28,19 @@ from cxp2p.net import Network
 from cxp2p.net.attempt import STALL_S, Attempt, Books, Emit, Judge, Settlement
 from cxp2p.net.discover import Discovery
 from cxp2p.records import Capability, ChatJob, FailureCode, Job, RefusalCode, Verdict, service_of
-from cxp2p.routing import Blame, Candidate, Fault, blame, most_it_costs, of_digest, rank, remaining, too_dear, worst
+from cxp2p.routing import (
+    Blame,
+    Candidate,
+    Fault,
+    attracted,
+    blame,
+    most_it_costs,
+    of_digest,
+    rank,
+    remaining,
+    too_dear,
+    worst,
+)
 from cxp2p.wire import encode
 
 log = logging.getLogger("cxp2p.ask")
@@ -63,6 +75,7 @@ class _Run:
     judge: Judge | None
     digest: bytes | None
     prefer: str
+    affinity: bytes
     tried: list[str]
     faults: list[Fault]
     begun: float = math.inf
@@ -95,6 +108,7 @@ class Asker:
         judge: Judge | None = None,
         digest: bytes | None = None,
         prefer: str = "",
+        affinity: bytes = b"",
     ) -> Outcome:
         """Does one job: pieces go to `emit` in order, the signed outcome is returned.
 
@@ -104,9 +118,10 @@ class Asker:
         too large for any), JobFailed (after the first piece, or the request itself cannot be done), PeerUnreachable,
         InsufficientCredit. An answer with which `judge` finds fault is disputed, so that it costs nothing, its node is
         asked last for a while, and AnswerRefused is raised. `digest`: only nodes with exactly these weights are asked.
-        `prefer`: the node that is asked first, if it can be.
+        `prefer`: the node that is asked first, if it can be. `affinity`: jobs with the same go to the same node while
+        it has room, because they begin alike.
         """
-        run = _Run(job, encode(job), emit, books, judge, digest, prefer, [], [])
+        run = _Run(job, encode(job), emit, books, judge, digest, prefer, affinity, [], [])
         if len(run.request) > REQUEST_BYTES_MAX:
             why = f"the request has {len(run.request)} bytes, the limit is {REQUEST_BYTES_MAX}"
             raise JobRefused(RefusalCode.REQUEST_INVALID, why)
@@ -149,6 +164,8 @@ class Asker:
         now = trio.current_time()
         candidates = self._directory.candidates(service_of(run.job), run.job.model, self._wall_ms(), now)
         ranked = rank(remaining(of_digest(candidates, run.digest), run.faults), run.tried, self._rng, now)
+        if run.affinity:
+            ranked = attracted(ranked, run.affinity, now)
         if run.prefer:
             ranked.sort(key=lambda candidate: candidate[0].offer.peer != run.prefer)
         if too_dear(run.faults):

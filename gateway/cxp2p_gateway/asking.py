@@ -53,7 +53,8 @@ class Caller:
     """Who asks: the ids of an account and of the key that was shown. Never the key itself.
 
     `services`, `models`: what the key is for; empty: all. `app`, `origin`: what the client calls itself, and where it
-    says that it is from. `streamed`: the answer is. `rpm`, `tpm`: its rates, None: none.
+    says that it is from. `streamed`: the answer is. `rpm`, `tpm`: its rates, None: none. `affinity`: what the client
+    calls requests that begin alike.
     """
 
     account: str
@@ -64,6 +65,7 @@ class Caller:
     app: str = ""
     origin: str = ""
     streamed: bool = False
+    affinity: str = ""
     rpm: int | None = None
     tpm: int | None = None
 

@@ -6,7 +6,7 @@ The first that fails ends all: an answer with a choice missing is none.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 import trio
@@ -163,7 +163,7 @@ class _Run:
         caller = self.work.exchange.caller
         assert caller is not None
         return await self.door.run(
-            caller,
+            replace(caller, affinity=self.work.ask.affinity),
             self.work.generation,
             self.work.ask.job_of(self.choice.index),
             self._piece,

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final, TypeVar
 
 import trio
@@ -104,7 +105,9 @@ class Dispatch:
             raise Overloaded(self._options.retry_after_s)
         async with self._asking(service_of(job), job.model, deadline_s, 1) as (ask, left_s):
             books = self._books(caller, generation, left_s)
-            outcome = await self._net.run(job, ask.timed(emit), books, deadline_s=left_s, judge=judge)
+            outcome = await self._net.run(
+                job, ask.timed(emit), books, deadline_s=left_s, judge=judge, affinity=_affinity(caller)
+            )
             ask.done((outcome,))
             return outcome
 
@@ -258,3 +261,8 @@ async def open_dispatch(
     async with background() as nursery:
         nursery.start_soon(dispatch.keep)
         yield dispatch
+
+
+def _affinity(caller: Caller) -> bytes:
+    """Of one account's requests: others that are called the same are not theirs."""
+    return sha256(f"{caller.account} {caller.affinity}".encode(errors="replace")).digest() if caller.affinity else b""

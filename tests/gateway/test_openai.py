@@ -71,10 +71,8 @@ def test_null_is_absence_and_unknown_fields_are_ignored() -> None:
     extras = {
         "x": [1],
         "verbosity": 7,
-        "user": 5,
         "metadata": {"a": "b"},
         "store": True,
-        "prompt_cache_key": "k",
         "prompt_cache_options": {},
         "safety_identifier": "s",
         "service_tier": "auto",

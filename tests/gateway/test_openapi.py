@@ -73,6 +73,8 @@ CHATS: list[dict[str, Any]] = [
         "reasoning_effort": "low",
         "chat_template_kwargs": {"enable_thinking": True},
         "modalities": ["text"],
+        "prompt_cache_key": "k",
+        "user": "u",
     },
     {
         "model": "m",
@@ -105,6 +107,8 @@ RESPONSES: list[dict[str, Any]] = [
         "include": ["message.output_text.logprobs"],
         "top_logprobs": 1,
         "metadata": {"a": "b"},
+        "prompt_cache_key": "k",
+        "user": "u",
         "store": True,
         "background": False,
         "previous_response_id": None,

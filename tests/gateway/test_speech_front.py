@@ -167,15 +167,17 @@ async def test_openais_call_streams_events(autojump_clock: MockClock) -> None:
 async def test_openais_default_is_mp3_where_it_can_be_made(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And WAV where the extra is missing; who asks for MP3 there is told what there is."""
+    """Where the extra is missing, who names no other form is told what there is: WAV is not what they would read."""
     body = {"model": "tts-1", "input": "One.", "voice": "alloy"}
     assert (await post(SpeakingDoor(), SPEECH, body=body)).headers["content-type"] == "audio/mpeg"
 
     monkeypatch.setattr("cxp2p_gateway.openai.speech.forms", lambda: (AudioForm.WAV, AudioForm.PCM))
-    assert (await post(SpeakingDoor(), SPEECH, body=body)).headers["content-type"] == "audio/wav"
-    refused = await post(SpeakingDoor(), SPEECH, body={**body, "response_format": "mp3"})
-    assert (refused.status, refused.json()["error"]["param"]) == (400, "response_format")
-    assert "wav, pcm" in refused.json()["error"]["message"]
+    for asked in (body, {**body, "response_format": "mp3"}):
+        refused = await post(SpeakingDoor(), SPEECH, body=asked)
+        assert (refused.status, refused.json()["error"]["param"]) == (400, "response_format")
+        assert "wav, pcm" in refused.json()["error"]["message"]
+    wav = await post(SpeakingDoor(), SPEECH, body={**body, "response_format": "wav"})
+    assert wav.headers["content-type"] == "audio/wav"
 
 
 @pytest.mark.parametrize("missing", ["model", "input", "voice"])

@@ -26,6 +26,7 @@ LOGPROBS_MAX: Final = 20
 CHOICES_MAX: Final = 8  # each is a job of its own
 DEFAULTS: Final = Sampling()  # its temperature is the user guide's 0.7, not OpenAI's 1
 
+AFFINITY_LENGTH_MAX: Final = 512
 ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 MEDIA_PARTS: Final = {"image_url": "images", "input_audio": "audio", "file": "files"}
@@ -36,6 +37,7 @@ class ChatAsk:
     """A chat request: the job, how often, and how its answer is wanted.
 
     `demand`: what each answer must be. `older_calls`: calls are wanted as `function_call`, as they were before tools.
+    `affinity`: what the client calls requests that begin alike.
     `input_param`, `form_param`: the parameters that say what to answer, and in which form.
     """
 
@@ -45,6 +47,7 @@ class ChatAsk:
     choices: int = 1
     demand: Demand = NOTHING
     older_calls: bool = False
+    affinity: str = ""
     input_param: str = "messages"
     form_param: str = "response_format"
 
@@ -105,7 +108,14 @@ def chat_ask(body: dict[str, Any]) -> ChatAsk:
         choices=fields.whole("n", 1, CHOICES_MAX) or 1,
         demand=demand,
         older_calls=toolbox.older,
+        affinity=affinity_of(fields),
     )
+
+
+def affinity_of(fields: Fields) -> str:
+    """What requests that begin alike have in common: the client's own word for it, or whom it asks for."""
+    key, user = fields.text("prompt_cache_key"), fields.text("user")
+    return (key or user or "")[:AFFINITY_LENGTH_MAX]
 
 
 def known_name(model: str) -> str:

@@ -18,6 +18,7 @@ from cxp2p_gateway.openai.ask import (
     MESSAGES_MAX,
     TOKENS_MAX,
     ChatAsk,
+    affinity_of,
     known_name,
     sampling_of,
 )
@@ -86,6 +87,7 @@ def response_ask(body: dict[str, Any]) -> ResponseAsk:
         stream=stream,
         include_usage=True,
         demand=demand_of(form, box, streamed=stream),
+        affinity=affinity_of(fields),
         input_param="input",
         form_param="text.format",
     )

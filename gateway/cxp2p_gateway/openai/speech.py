@@ -57,14 +57,13 @@ def speech_ask(body: dict[str, Any]) -> SpeechAsk:
     voice = _voice(fields)
     if voice is None:
         raise Fault(Condition.SPEECH_MISSING, "voice")
-    usual = AudioForm.MP3 if AudioForm.MP3 in forms() else AudioForm.WAV
     return SpeechAsk(
         text=text,
         param="input",
         voice=voice,
         model=_name(model, "model"),
         speed=_speed(fields),
-        form=_form(fields, "response_format", usual),
+        form=_form(fields, "response_format", AudioForm.MP3),
         streamed=True,
         events=fields.choice("stream_format", ("audio", "sse")) == "sse",
     )

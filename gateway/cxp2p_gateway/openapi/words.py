@@ -66,7 +66,7 @@ def maybe(schema: Schema) -> Schema:
         values = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
         if "const" not in schema:
             return {**schema, **values, "type": [schema["type"], "null"]}
-    if set(schema) <= {"anyOf", "description"}:
+    if "anyOf" in schema and set(schema) <= {"anyOf", "description"}:
         return {**schema, "anyOf": [*schema["anyOf"], NULL]}
     return {"anyOf": [schema, NULL]}
 

@@ -86,6 +86,10 @@ MESSAGE: Final = any_of(
     ),
     record({"role": just("function")}, SAID | {"content": _content(TEXT_PART)}),
 )
+AFFINITY: Final[dict[str, Schema]] = {
+    "prompt_cache_key": text(description="Requests with the same go to the same node while it has room."),
+    "user": text(description="In the place of `prompt_cache_key`."),
+}
 RESPONSE_FORMAT: Final = any_of(
     one_of(("text", "json", "json_object")),
     record({"type": one_of(("text", "json", "json_object"))}),
@@ -129,6 +133,7 @@ CHAT: Final[dict[str, Schema]] = {
             "reasoning_effort": one_of(ask.EFFORTS),
             "chat_template_kwargs": record({}, {"enable_thinking": flag()}),
             "modalities": many(just("text")),
+            **AFFINITY,
         },
         allOf=[only_with("stream_options", "stream"), only_with("top_logprobs", "logprobs", whole(0, 0))],
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from cxp2p_gateway.openai import ask, forms
-from cxp2p_gateway.openai.described.chat import JSON_SCHEMA, MODEL, MODES, SAMPLING, TOOL_NAME
+from cxp2p_gateway.openai.described.chat import AFFINITY, JSON_SCHEMA, MODEL, MODES, SAMPLING, TOOL_NAME
 from cxp2p_gateway.openai.response_ask import (
     LOGPROBS_INCLUDED,
     METADATA_KEY_MAX,
@@ -90,6 +90,7 @@ RESPONSES: Final[dict[str, Schema]] = {
             "include": many(text(), examples=[[LOGPROBS_INCLUDED]]),
             "top_logprobs": whole(0, ask.LOGPROBS_MAX),
             "metadata": METADATA,
+            **AFFINITY,
             "store": flag(description="Nothing is stored, whatever it says."),
             "background": {"type": "boolean", "const": False},
             **{name: {"type": "null", "description": "Nothing is stored."} for name in STORED},
