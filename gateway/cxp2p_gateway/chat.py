@@ -14,15 +14,15 @@ from starlette.types import Receive, Scope, Send
 
 from cxp2p.records import Piece
 from cxp2p_gateway import openai, sse
-from cxp2p_gateway.asking import Door
 from cxp2p_gateway.choices import Choice, Work, refuse_bad_schemas, run_choices
-from cxp2p_gateway.exchange import Exchange, Outside
+from cxp2p_gateway.exchange import Exchange
 from cxp2p_gateway.faults import Condition, Fault
+from cxp2p_gateway.means import JobEndpoint, Means
 from cxp2p_gateway.middleware import ClientGone, encoded, send_json
 from cxp2p_gateway.openai import ChatAsk
-from cxp2p_gateway.reading import BodyBudget, read_json
+from cxp2p_gateway.reading import read_json
 from cxp2p_gateway.schemas import Schemas
-from cxp2p_gateway.waiting import Patience, Places, note_outcomes, wants_cx, watch
+from cxp2p_gateway.waiting import Patience, note_outcomes, wants_cx, watch
 
 PIECES_WAITING_MAX: Final = 64  # between nodes and a client that reads slowly; then the nodes wait too
 
@@ -68,27 +68,14 @@ class Asked(Protocol):
         """Who writes its events."""
 
 
-class ChatEndpoint:
+class ChatEndpoint(JobEndpoint):
     """An endpoint. The jobs run in tasks beside the one that watches whether the client is still there.
 
     `parse`: from a body to what is asked. Raises Fault.
     """
 
-    def __init__(
-        self,
-        door: Door,
-        outside: Outside,
-        patience: Patience,
-        budget: BodyBudget,
-        places: Places,
-        schemas: Schemas,
-        parse: Callable[[dict[str, Any]], Asked],
-    ) -> None:
-        self._door = door
-        self._outside = outside
-        self._patience = patience
-        self._budget = budget
-        self._places = places
+    def __init__(self, means: Means, schemas: Schemas, parse: Callable[[dict[str, Any]], Asked]) -> None:
+        super().__init__(means)
         self._schemas = schemas
         self._parse = parse
 

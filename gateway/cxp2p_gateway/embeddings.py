@@ -12,13 +12,14 @@ from cxp2p.client import Embeddings as Vectors
 from cxp2p.errors import CxError
 from cxp2p.records import Service
 from cxp2p_gateway import openai
-from cxp2p_gateway.asking import Door, Overloaded
-from cxp2p_gateway.exchange import Exchange, Outside
+from cxp2p_gateway.asking import Overloaded
+from cxp2p_gateway.exchange import Exchange
 from cxp2p_gateway.faults import Condition, Fault, fault_of
+from cxp2p_gateway.means import JobEndpoint, Means
 from cxp2p_gateway.middleware import ClientGone, encoded
 from cxp2p_gateway.openai import EmbedAsk, EmbedRules
-from cxp2p_gateway.reading import BodyBudget, Lease, read_json
-from cxp2p_gateway.waiting import BUSY_RETRY_S, Patience, Places, note_outcomes, wants_cx, watch
+from cxp2p_gateway.reading import Lease, read_json
+from cxp2p_gateway.waiting import BUSY_RETRY_S, note_outcomes, wants_cx, watch
 
 WRITE_BYTES: Final = 256 * 1024  # an answer that is longer is sent in parts of that size
 
@@ -36,23 +37,11 @@ class _Work:
     ending: Vectors | Fault | None = None
 
 
-class EmbeddingsEndpoint:
+class EmbeddingsEndpoint(JobEndpoint):
     """The endpoint. Vectors are held until all have come, and count as the request's body does."""
 
-    def __init__(
-        self,
-        door: Door,
-        outside: Outside,
-        patience: Patience,
-        budget: BodyBudget,
-        places: Places,
-        rules: EmbedRules,
-    ) -> None:
-        self._door = door
-        self._outside = outside
-        self._patience = patience
-        self._budget = budget
-        self._places = places
+    def __init__(self, means: Means, rules: EmbedRules) -> None:
+        super().__init__(means)
         self._rules = rules
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:

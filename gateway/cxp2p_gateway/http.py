@@ -25,6 +25,7 @@ from cxp2p_gateway.exchange import Exchange, Outside, log_exchange
 from cxp2p_gateway.faults import Base, Condition, Fault
 from cxp2p_gateway.key_endpoints import key_routes
 from cxp2p_gateway.limits import may_use
+from cxp2p_gateway.means import Means
 from cxp2p_gateway.metrics import Metrics
 from cxp2p_gateway.middleware import (
     Accounted,
@@ -38,12 +39,11 @@ from cxp2p_gateway.middleware import (
 from cxp2p_gateway.openai import EmbedRules
 from cxp2p_gateway.openapi import serving
 from cxp2p_gateway.origins import CrowdRules, Crowds
-from cxp2p_gateway.reading import BodyBudget
 from cxp2p_gateway.responses import response_of
 from cxp2p_gateway.schemas import Here, Schemas
 from cxp2p_gateway.scraping import ScrapeEndpoint
 from cxp2p_gateway.speech import Speech, Voices
-from cxp2p_gateway.waiting import Patience, Places
+from cxp2p_gateway.waiting import Patience
 
 BASES: Final = (Base.DOCUMENTED.value, Base.ALIAS.value)
 
@@ -136,13 +136,12 @@ def _routes(
     def admitted(endpoint: Endpoint) -> Endpoint:
         return Admitted(endpoint, door, crowds.keys)
 
-    budget, places = BodyBudget(), Places()
-    chat = ChatEndpoint(door, outside, patience, budget, places, schemas, completion_of)
-    responses = ChatEndpoint(door, outside, patience, budget, places, schemas, response_of)
-    embeddings = EmbeddingsEndpoint(door, outside, patience, budget, places, embed_rules)
-    tts = Speech(door, outside, patience, budget, places, openai.tts_ask)
-    speech = Speech(door, outside, patience, budget, places, openai.speech_ask)
-    scrape = ScrapeEndpoint(door, outside, patience, budget, places, egress)
+    means = Means(door, outside, patience)
+    chat = ChatEndpoint(means, schemas, completion_of)
+    responses = ChatEndpoint(means, schemas, response_of)
+    embeddings = EmbeddingsEndpoint(means, embed_rules)
+    tts, speech = Speech(means, openai.tts_ask), Speech(means, openai.speech_ask)
+    scrape = ScrapeEndpoint(means, egress)
     told, page = serving.endpoints(cxp2p.__version__)
     keyless = {
         "/health": Methods(GET=_health),
@@ -164,7 +163,7 @@ def _routes(
         "/receipts/{generation}": Methods(GET=admitted(_Receipt(door))),
         **{
             path: Methods(**{method: admitted(endpoint) for method, endpoint in methods.items()})
-            for path, methods in key_routes(door, budget).items()
+            for path, methods in key_routes(door, means.budget).items()
         },
         **keyless,
     }

@@ -15,13 +15,14 @@ from cxp2p.errors import CxError
 from cxp2p.records import PageFault, ScrapedPage, Service
 from cxp2p.scrape import MODEL
 from cxp2p_gateway import openai, pages
-from cxp2p_gateway.asking import Door, Overloaded
-from cxp2p_gateway.exchange import Exchange, Outside
+from cxp2p_gateway.asking import Overloaded
+from cxp2p_gateway.exchange import Exchange
 from cxp2p_gateway.faults import Condition, Fault, fault_of
+from cxp2p_gateway.means import JobEndpoint, Means
 from cxp2p_gateway.middleware import ClientGone, encoded
 from cxp2p_gateway.pages import ScrapeAsk
-from cxp2p_gateway.reading import BodyBudget, Lease, read_json
-from cxp2p_gateway.waiting import BUSY_RETRY_S, Patience, Places, note_outcomes, wants_cx, watch
+from cxp2p_gateway.reading import Lease, read_json
+from cxp2p_gateway.waiting import BUSY_RETRY_S, Patience, note_outcomes, wants_cx, watch
 
 WRITE_BYTES: Final = 256 * 1024  # an answer that is longer is sent in parts of that size
 TELL_S: Final = 3.0  # before a client's time is over its answer is made of what is there; a quarter of a short time
@@ -55,23 +56,11 @@ class _Work:
         return [number for number, told in enumerate(self.told) if told is None]
 
 
-class ScrapeEndpoint:
+class ScrapeEndpoint(JobEndpoint):
     """The endpoint. Pages are held until all have come, and count as the request's body does."""
 
-    def __init__(
-        self,
-        door: Door,
-        outside: Outside,
-        patience: Patience,
-        budget: BodyBudget,
-        places: Places,
-        egress: EgressRules,
-    ) -> None:
-        self._door = door
-        self._outside = outside
-        self._patience = patience
-        self._budget = budget
-        self._places = places
+    def __init__(self, means: Means, egress: EgressRules) -> None:
+        super().__init__(means)
         self._egress = egress
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:

@@ -15,13 +15,14 @@ from cxp2p.records import FailureCode, Service
 from cxp2p_gateway import openai, sse
 from cxp2p_gateway.asking import Door, Overloaded
 from cxp2p_gateway.audio import MIME, RATE, AudioForm, Encoder, wav_header
-from cxp2p_gateway.exchange import Exchange, Outside
+from cxp2p_gateway.exchange import Exchange
 from cxp2p_gateway.faults import Condition, Fault, cut_of, fault_of, out_of_range
 from cxp2p_gateway.limits import may_use
+from cxp2p_gateway.means import JobEndpoint, Means
 from cxp2p_gateway.middleware import ClientGone, encoded, send_json
 from cxp2p_gateway.openai import SpeechAsk
-from cxp2p_gateway.reading import BodyBudget, Lease, read_json
-from cxp2p_gateway.waiting import BUSY_RETRY_S, Patience, Places, note_outcomes, watch
+from cxp2p_gateway.reading import Lease, read_json
+from cxp2p_gateway.waiting import BUSY_RETRY_S, note_outcomes, watch
 
 BYTES_AT_ONCE: Final = 64 * 1024  # are encoded before others get their turn: some milliseconds
 
@@ -39,23 +40,11 @@ class _Work:
     ending: Spoken | Fault | None = None
 
 
-class Speech:
+class Speech(JobEndpoint):
     """An endpoint that reads texts aloud. `parse`: from its body to what is wanted."""
 
-    def __init__(
-        self,
-        door: Door,
-        outside: Outside,
-        patience: Patience,
-        budget: BodyBudget,
-        places: Places,
-        parse: Callable[[dict[str, Any]], SpeechAsk],
-    ) -> None:
-        self._door = door
-        self._outside = outside
-        self._patience = patience
-        self._budget = budget
-        self._places = places
+    def __init__(self, means: Means, parse: Callable[[dict[str, Any]], SpeechAsk]) -> None:
+        super().__init__(means)
         self._parse = parse
 
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
