@@ -15,6 +15,8 @@ from worlds import Ledgerbook, ScriptedEngine, World, ask, settled, world
 
 HOUR_MS = 3_600_000
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Clock:

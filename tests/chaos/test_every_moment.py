@@ -21,6 +21,8 @@ from cxp2p.records import Piece, Service, Verdict
 from cxp2p_node.app import Node
 from worlds import Ledgerbook, ScriptedEngine, chat_job, settled, world
 
+pytestmark = pytest.mark.slow  # thousands of worlds
+
 
 @dataclass
 class Fight:

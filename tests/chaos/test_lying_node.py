@@ -215,7 +215,9 @@ async def test_more_units_than_ordered_are_not_taken(autojump_clock: MockClock) 
     ],
     ids=["text", "reasoning", "nothing"],
 )
-@pytest.mark.parametrize(("max_tokens", "bytes_max"), [(20, 300_000), (None, 20_000_000)])
+@pytest.mark.parametrize(
+    ("max_tokens", "bytes_max"), [(20, 300_000), pytest.param(None, 20_000_000, marks=pytest.mark.slow)]
+)
 async def test_text_without_units_ends_soon(
     autojump_clock: MockClock, piece: Piece, max_tokens: int | None, bytes_max: int
 ) -> None:

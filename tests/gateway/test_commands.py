@@ -120,6 +120,7 @@ trio.run(main)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["new"], ["list"], ["revoke", "abcdefgh"]])
 def test_while_the_gateway_runs_it_says_what_to_do(data: Path, arguments: list[str]) -> None:
     """The database is the running gateway's: it is named, with the way out."""

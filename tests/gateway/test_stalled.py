@@ -56,6 +56,7 @@ async def test_a_body_that_stalls_ends_in_two_minutes(framing: str, begun: bytes
             nursery.start_soon(stall, here, method, path)
 
 
+@pytest.mark.slow
 @given(STREAMS, st.integers(1, 60), st.booleans())
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_any_bytes_are_answered_or_the_connection_closes(data: bytes, step: int, leaves: bool) -> None:

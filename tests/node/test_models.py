@@ -250,6 +250,7 @@ def lying(data: bytes, part: int = 0, *, size: int | None = None, spoil: bool = 
     return bytes(made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "said"),
     [

@@ -59,6 +59,7 @@ def seconds(page: str) -> float:
     return time.process_time() - begun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_time_is_linear_in_length(kind: str) -> None:
     """Eight times the page takes no more than some eight times the time."""
