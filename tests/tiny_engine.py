@@ -86,9 +86,11 @@ class Heard:
         self.counts.append((in_units, cached_units))
 
 
-async def ask(engine: Llama, asked: ChatJob, max_out: int = 100, seed: int = 1) -> tuple[Heard, Usage]:
+async def ask(
+    engine: Llama, asked: ChatJob, max_out: int = 100, seed: int = 1, patience_s: float = PATIENCE_S
+) -> tuple[Heard, Usage]:
     heard = Heard()
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(patience_s):
         usage = await engine.run(asked, seed, max_out, heard.emit, heard.counted)
     return heard, usage
 
