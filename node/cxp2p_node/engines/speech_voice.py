@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
@@ -98,7 +99,7 @@ class Recording:
         return resampled(self.data, self.rate, begin * self.step, min(end * self.step, len(self.data)))
 
 
-class Voice:
+class Voice(ABC):
     """What all voices share: from letters to the numbers of phonemes. Made by `load`. Raises VoiceError."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -121,6 +122,7 @@ class Voice:
         said = [self.shape(numbers, scales, np.random.RandomState(0), stop) for numbers in self._numbers(CALIBRATION)]
         return np.concatenate([each.sound(0, each.frames, stop) for each in said] or [np.zeros(0, np.float32)])
 
+    @abstractmethod
     def shape(
         self,
         numbers: list[int],
@@ -129,7 +131,6 @@ class Voice:
         stop: Stop,
     ) -> Sentence:
         """A sentence from the numbers of its phonemes. `scales`: of noise, of lengths, of the lengths' noise."""
-        raise NotImplementedError
 
     def _numbers(self, text: str, most: int = PHONEMES_MAX) -> list[list[int]]:
         """The numbers of phonemes, sentence by sentence."""
