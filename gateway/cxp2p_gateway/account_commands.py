@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -17,6 +16,7 @@ from cxp2p.errors import SettingsError
 from cxp2p.ledger import Account
 from cxp2p.program import announce
 from cxp2p_gateway.accounts import Accounts
+from cxp2p_gateway.moments import day_of
 from cxp2p_gateway.passwords import Argon2
 from cxp2p_gateway.people import FormWrong, People, PeopleRules, Signup
 from cxp2p_gateway.spending import MICRO
@@ -100,7 +100,6 @@ def _list(with_store: Keeping) -> click.Command:
 
         for user, books in with_store(config, look):
             state = "shut out" if user.disabled_at_ms is not None else "admin" if user.is_admin else "active"
-            day = datetime.fromtimestamp(user.created_at_ms / 1000, UTC).strftime("%Y-%m-%d")
             facts = {
                 "event": "account",
                 "user_id": user.id,
@@ -110,6 +109,7 @@ def _list(with_store: Keeping) -> click.Command:
                 "balance": books.balance,
             }
             credits = f"{books.balance / MICRO:g} credits"
+            day = day_of(user.created_at_ms)
             announce(facts, f"{user.id}  {state:8}  {day}  {credits:>16}  {user.email or '-'}", as_json=as_json)
 
     return command

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -27,7 +26,7 @@ from cxp2p_gateway.key_ring import (
 )
 from cxp2p_gateway.keys import Key, usable
 from cxp2p_gateway.keys import key_id as id_of
-from cxp2p_gateway.moments import moment, moment_ms
+from cxp2p_gateway.moments import day_of, moment, moment_ms
 from cxp2p_gateway.spending import MICRO, Reset
 from cxp2p_gateway.store import Store
 
@@ -89,9 +88,7 @@ def _new(with_store: Keeping) -> click.Command:
     @click.command("new")
     @click.option("--name", default="", help="What it is for.")
     @click.option("--spend-limit", callback=_micro, metavar="CREDITS", help="Credits that it may spend.")
-    @click.option(
-        "--reset", type=click.Choice([each.value for each in Reset]), default=None, help="When that begins anew."
-    )
+    @click.option("--reset", type=_RESET, default=None, help="When that begins anew.")
     @click.option("--service", "services", type=_SERVICE, multiple=True, help="For this one only; may be repeated.")
     @click.option("--model", "models", multiple=True, help="For this one only; may be repeated.")
     @click.option("--rpm", type=click.IntRange(1, RPM_MAX), default=None, help="Requests a minute.")
@@ -185,8 +182,8 @@ def _list(with_store: Keeping) -> click.Command:
 
 
 def _line(key: Key, state: str, spent: int) -> str:
-    used = f"last used {_day(key.used_at_ms)}" if key.used_at_ms else "never used"
-    told = [f"{key.id}  {state:7}  {key.kind.value:7}  made {_day(key.created_at_ms)}, {used}"]
+    used = f"last used {day_of(key.used_at_ms)}" if key.used_at_ms else "never used"
+    told = [f"{key.id}  {state:7}  {key.kind.value:7}  made {day_of(key.created_at_ms)}, {used}"]
     if key.name:
         told.append(f"{key.name!r}")
     if key.spend_limit is not None:
@@ -267,7 +264,3 @@ async def _first_account(store: Store) -> str:
 
 def _ring(store: Store) -> KeyRing:
     return KeyRing(Accounts(store, wall_ms), store, wall_ms, random.SystemRandom())
-
-
-def _day(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")

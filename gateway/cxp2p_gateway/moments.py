@@ -1,4 +1,4 @@
-"""Times as RFC 3339 writes them, in UTC. Pure."""
+"""Times and days as RFC 3339 writes them, in UTC. Pure."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def moment(at_ms: int | None) -> str | None:
         return None
     at = EPOCH + timedelta(milliseconds=at_ms)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def day_of(at_ms: int) -> str:
+    """The day of wall-clock ms, as `2027-01-31`."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
 
 
 def moment_ms(text: str) -> int:

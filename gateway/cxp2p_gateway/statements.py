@@ -10,6 +10,7 @@ from typing import Final
 from cxp2p_gateway.asking import Caller
 from cxp2p_gateway.keys import Key, Kind
 from cxp2p_gateway.limits import Standing
+from cxp2p_gateway.moments import day_of
 from cxp2p_gateway.spending import Reset, period_start_ms
 from cxp2p_gateway.store import USES_MAX, Generation, Store
 from cxp2p_gateway.store.rows import GroupBy, UseQuery, UseSum
@@ -97,8 +98,3 @@ class Statements:
 
     async def _ever(self, query: UseQuery) -> int:
         return sum(each.charge for each in await self._store.uses(query))
-
-
-def day_of(wall_ms: int) -> str:
-    """The day (UTC) of a moment."""
-    return datetime.fromtimestamp(wall_ms / 1000, UTC).strftime("%Y-%m-%d")

@@ -9,6 +9,9 @@ from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from cxp2p_gateway.moments import day_of
+from cxp2p_gateway.spending import MICRO
+
 HERE: Final = Path(__file__).parent
 NOTHING: Final = "\u2013"  # a dash
 PRODUCT: Final = "Cxmpute"
@@ -35,7 +38,7 @@ def credits_of(micro: int | None) -> str:
     """µcredits as credits: `1,000`, `12.5`, `0.000045`."""
     if micro is None:
         return NOTHING
-    text = f"{micro / 1_000_000:,.6f}".rstrip("0").rstrip(".")
+    text = f"{micro / MICRO:,.6f}".rstrip("0").rstrip(".")
     return text or "0"
 
 
@@ -44,9 +47,9 @@ def number_of(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
 
-def day_of(at_ms: int | None) -> str:
+def _day_of(at_ms: int | None) -> str:
     """A day, as ISO 8601 has it; "never" for none."""
-    return "never" if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
+    return "never" if at_ms is None else day_of(at_ms)
 
 
 def time_of(at_ms: int | None) -> str:
@@ -68,7 +71,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters.update(credits=credits_of, number=number_of, day=day_of, time=time_of, short=short_of)
+    made.filters.update(credits=credits_of, number=number_of, day=_day_of, time=time_of, short=short_of)
     made.globals["product"] = PRODUCT
     return made
 

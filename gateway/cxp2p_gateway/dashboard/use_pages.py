@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from cxp2p.records import Service
 from cxp2p_gateway.dashboard.charts import Chart, Used, columns, days_back, used
 from cxp2p_gateway.dashboard.desk import Desk, Reply
 from cxp2p_gateway.dashboard.snippets import snippets
 from cxp2p_gateway.dashboard.visits import Visit
 from cxp2p_gateway.keys import Kind
+from cxp2p_gateway.moments import day_of
 from cxp2p_gateway.store.rows import GroupBy, UseQuery, UseSum
 
 SPANS = (7, 30, 90)
 
 
-def today(desk: Desk) -> str:
-    """The day now, UTC."""
-    return datetime.fromtimestamp(desk.wall_ms() / 1000, UTC).strftime("%Y-%m-%d")
-
-
 async def sums_by(desk: Desk, account: str, days: int, by: GroupBy, key: str | None = None) -> tuple[UseSum, ...]:
     """What an account used in the last days, with one key or with all."""
-    listed = days_back(today(desk), days)
+    listed = days_back(day_of(desk.wall_ms()), days)
     query = UseQuery(first_day=listed[0], last_day=listed[-1], group_by=by, account=account, key=key)
     return await desk.store.uses(query)
 
@@ -30,7 +24,7 @@ async def sums_by(desk: Desk, account: str, days: int, by: GroupBy, key: str | N
 async def day_chart(desk: Desk, account: str, days: int, key: str | None = None) -> dict[str, Chart]:
     """Requests, and credit spent, on each of the last days."""
     by_day = {each.name: each for each in used(await sums_by(desk, account, days, GroupBy.DAY, key))}
-    listed = days_back(today(desk), days)
+    listed = days_back(day_of(desk.wall_ms()), days)
     nothing = Used("", 0, 0, 0, 0.0)
     return {
         "requests": columns([(day, by_day.get(day, nothing).requests) for day in listed]),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import trio
@@ -19,6 +18,7 @@ from cxp2p.ledger import NETWORK, NOTHING, Account, Book, Change, HoldState
 from cxp2p_gateway import limits
 from cxp2p_gateway.keys import Key
 from cxp2p_gateway.limits import Admitted, Demand, Standing
+from cxp2p_gateway.moments import day_of
 from cxp2p_gateway.rates import Counted, Rate, corrected
 from cxp2p_gateway.spending import charged, current
 from cxp2p_gateway.store.rows import GENERATIONS_MAX, Generation, Use, UseQuery, User, UseSum
@@ -323,7 +323,7 @@ def _charge_key(tables: Tables, generation: Generation, at_ms: int, tokens_expec
 
 
 def _note_use(tables: Tables, generation: Generation, at_ms: int, requests: int) -> None:
-    day = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
+    day = day_of(at_ms)
     app = generation.app or generation.origin
     if app:
         known = tables.apps_of(generation.account, day, APPS_MAX)
