@@ -134,7 +134,7 @@ class GatewayDoor:
         return await self._dispatch.scrape(caller, generation, job, took=took, deadline_s=deadline_s)
 
     async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
-        return await self._dispatch.receipts(caller, generation)
+        return await self.statements.receipts(caller, generation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from cxp2p.client import Embeddings, Emit, Hear, Judge, Net, Outcome, Scraped, Settlement, Spoken, Took
+from cxp2p.client import Embeddings, Emit, Hear, Judge, Net, Outcome, Scraped, Spoken, Took
 from cxp2p.embed import AT_ONCE_MAX, Input, parts_max
 from cxp2p.errors import JobFailed, NoNode
 from cxp2p.net.tasks import background
@@ -19,13 +19,11 @@ from cxp2p.records import FailureCode, Job, ScrapeJob, Service, service_of
 from cxp2p.scrape import shares_max
 from cxp2p_gateway.asking import Caller, ModelCard, Overloaded
 from cxp2p_gateway.books import JobBooks, RatesSeen
-from cxp2p_gateway.keys import Kind
 from cxp2p_gateway.limits import forbid
 from cxp2p_gateway.listing import KnownModels, cards, live
 from cxp2p_gateway.metrics import Metrics
 from cxp2p_gateway.metrics.asks import Ask
 from cxp2p_gateway.rates import Counted, Rate
-from cxp2p_gateway.signed import settlement_of
 from cxp2p_gateway.store import Store, StoreError
 
 log = logging.getLogger("cxp2p.dispatch")
@@ -37,7 +35,6 @@ FORGOTTEN_STEP: Final = 200  # receipts in one write, some milliseconds: jobs wa
 FORGETTING_PAUSE_S: Final = 0.1  # between two writes while there are more
 DAY_MS: Final = 86_400_000
 CARDS_FRESH_S: Final = 1.0  # as often as nodes beat
-GENERATION_LENGTH_MAX: Final = 128  # of an id that a client asks for; ours have 35 characters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,16 +188,6 @@ class Dispatch:
             if deadline_s <= self._options.patience_s:
                 raise JobFailed(FailureCode.TIMEOUT, f"no node was found in {deadline_s:g} s") from None
             raise
-
-    async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
-        """What was signed for one of the caller's generations, from disk; see `Door.receipts`.
-
-        Raises StoreError if what is kept there no longer verifies.
-        """
-        if len(generation) > GENERATION_LENGTH_MAX or not generation.isascii():
-            return ()
-        kept = await self._store.generations(caller.account, generation)
-        return tuple(settlement_of(each) for each in kept if caller.kind is Kind.BASE or each.key == caller.key)
 
     # What there is.
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Final
 
+from cxp2p.client import Settlement
 from cxp2p_gateway.asking import Caller
 from cxp2p_gateway.keys import Key, Kind
 from cxp2p_gateway.limits import Standing
 from cxp2p_gateway.moments import day_of
+from cxp2p_gateway.signed import settlement_of
 from cxp2p_gateway.spending import Reset, period_start_ms
 from cxp2p_gateway.store import USES_MAX, Generation, Store
 from cxp2p_gateway.store.rows import GroupBy, UseQuery, UseSum
@@ -95,6 +97,10 @@ class Statements:
             return ()
         kept = await self._store.generations(caller.account, generation)
         return tuple(each for each in kept if caller.kind is Kind.BASE or each.key == caller.key)
+
+    async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
+        """What was signed for each of these orders. Raises StoreError if what is kept of one no longer verifies."""
+        return tuple(settlement_of(each) for each in await self.generations(caller, generation))
 
     async def _ever(self, query: UseQuery) -> int:
         return sum(each.charge for each in await self._store.uses(query))

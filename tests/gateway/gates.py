@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import trio
 
-from cxp2p.client import Net, Outcome
+from cxp2p.client import Net, Outcome, Settlement
 from cxp2p.ledger import Hold
 from cxp2p.records import Piece
 from cxp2p_gateway.accounts import Accounts
@@ -73,6 +73,9 @@ class Gateway:
     ) -> Outcome:
         job = chat_job(text, model=model)
         return await self.dispatch.run(caller, generation, job, self.take, deadline_s=deadline_s)
+
+    async def receipts(self, caller: Caller, generation: str) -> tuple[Settlement, ...]:
+        return await Statements(self.store, self.store.wall_ms).receipts(caller, generation)
 
     async def take(self, piece: Piece) -> None:
         self.texts.append(piece.text)

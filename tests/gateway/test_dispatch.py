@@ -59,7 +59,7 @@ async def test_an_answer_that_is_refused_is_not_charged(autojump_clock: MockCloc
         await gate.dispatch.run(CALLER, "chatcmpl-1", chat_job(), gate.take, deadline_s=60, judge=judge)
         assert gate.balance() == CREDIT - 9
         assert gate.balance(f"node:{node.network.peer}") == 9
-        kept = await gate.dispatch.receipts(CALLER, "chatcmpl-1")
+        kept = await gate.receipts(CALLER, "chatcmpl-1")
         assert [each.countersign.verdict for each in kept] == [Verdict.DISPUTED, Verdict.ACCEPTED]
         assert [each.countersign.reason for each in kept] == ["it is not JSON", ""]
 
@@ -88,7 +88,7 @@ async def test_the_receipt_is_kept_as_it_was_signed(autojump_clock: MockClock) -
         outcome = await gate.ask(generation="chatcmpl-1")
         await gate.ask("other words", generation="chatcmpl-2")
 
-        assert await gate.dispatch.receipts(CALLER, "chatcmpl-1") == (outcome.settlement,)
+        assert await gate.receipts(CALLER, "chatcmpl-1") == (outcome.settlement,)
         (kept,) = await gate.store.generations("user_1", "chatcmpl-1")
         assert (kept.key, kept.model, kept.node) == ("key-1", "echo", outcome.node)
         assert (kept.charge, kept.in_units, kept.out_units, kept.finish) == (9, 3, 3, "stop")
@@ -102,8 +102,8 @@ async def test_a_receipt_is_its_accounts_alone(autojump_clock: MockClock, genera
         await gate.live(1)
         await gate.ask(generation="chatcmpl-1")
 
-        assert await gate.dispatch.receipts(OTHER, "chatcmpl-1") == ()
-        assert await gate.dispatch.receipts(CALLER, generation) == ()
+        assert await gate.receipts(OTHER, "chatcmpl-1") == ()
+        assert await gate.receipts(CALLER, generation) == ()
 
 
 async def test_a_changed_receipt_on_disk_is_told(autojump_clock: MockClock) -> None:
@@ -117,7 +117,7 @@ async def test_a_changed_receipt_on_disk_is_told(autojump_clock: MockClock) -> N
             gate.disk.tables.settled[order_id] = replace(kept, receipt_envelope=forged)
 
         with pytest.raises(StoreError, match="no longer what was signed"):
-            await gate.dispatch.receipts(CALLER, "chatcmpl-1")
+            await gate.receipts(CALLER, "chatcmpl-1")
 
 
 # What does not cost anything.
@@ -149,7 +149,7 @@ async def test_a_failed_job_costs_nothing(autojump_clock: MockClock, fail_at: in
 
         assert gate.balance() == CREDIT
         assert [hold.state for hold in gate.holds] == [HoldState.VOIDED]
-        assert await gate.dispatch.receipts(CALLER, "chatcmpl-1") == ()
+        assert await gate.receipts(CALLER, "chatcmpl-1") == ()
 
 
 async def test_a_job_past_its_deadline_costs_nothing_if_the_node_is_silent(autojump_clock: MockClock) -> None:
@@ -181,7 +181,7 @@ async def test_a_cancelled_job_pays_for_what_was_delivered(autojump_clock: MockC
         with trio.move_on_after(0.35):
             await gate.ask(" ".join(["word"] * 50))
 
-        (settlement,) = await gate.dispatch.receipts(CALLER, "chatcmpl-1")
+        (settlement,) = await gate.receipts(CALLER, "chatcmpl-1")
         assert settlement is not None
         assert settlement.receipt.finish is Finish.CANCELLED
         assert CREDIT - gate.balance() == settlement.countersign.charge == 50 + 2 * engine.made

@@ -18,6 +18,7 @@ from cxp2p_gateway.asking import Overloaded
 from cxp2p_gateway.dispatch import DAY_MS, FORGOTTEN_STEP, UPKEEP_S, DispatchOptions, open_dispatch
 from cxp2p_gateway.keys import Key
 from cxp2p_gateway.metrics import Metrics
+from cxp2p_gateway.statements import Statements
 from cxp2p_gateway.store import StoreError
 from cxp2p_gateway.store.sqlite import open_store
 from gates import CALLER, CREDIT, OTHER, Disk, Gateway, gateway, open_gate
@@ -304,10 +305,11 @@ async def test_over_the_store_on_disk(mock_clock: MockClock, tmp_path: Path) -> 
             async with trio.open_nursery() as nursery:
                 for index in range(4):
                     nursery.start_soon(one, f"chatcmpl-{index}")
-        async with open_store(path, here.wall_ms) as store, open_dispatch(net, store, here.wall_ms) as dispatch:
+        async with open_store(path, here.wall_ms) as store, open_dispatch(net, store, here.wall_ms):
+            statements = Statements(store, here.wall_ms)
             for generation, outcome in outcomes.items():
-                assert await dispatch.receipts(CALLER, generation) == (outcome.settlement,)
-            assert await dispatch.receipts(CALLER, "\ud800") == ()
+                assert await statements.receipts(CALLER, generation) == (outcome.settlement,)
+            assert await statements.receipts(CALLER, "\ud800") == ()
             assert len(outcomes) == 4
             assert (await store.balance(CALLER.account)).available == CREDIT - 4 * 9
             assert await store.audit() == ()

@@ -37,7 +37,7 @@ async def test_all_parts_are_paid_to_the_nodes_that_did_them(autojump_clock: Moc
         nodes = [await here.node(VectorEngine()) for _ in range(3)]
         await gate.live(3)
         got = await embed(gate, MANY)
-        kept = await gate.dispatch.receipts(CALLER, "embd-1")
+        kept = await gate.receipts(CALLER, "embd-1")
 
         assert got.vectors == right(MANY)
         assert len(got.outcomes) > 4
@@ -49,7 +49,7 @@ async def test_all_parts_are_paid_to_the_nodes_that_did_them(autojump_clock: Moc
         assert gate.held() == 0
         assert {each.order_envelope for each in kept} == {each.settlement.order_envelope for each in got.outcomes}
         assert sum(each.receipt.in_units for each in kept) == got.in_units
-        assert await gate.dispatch.receipts(OTHER, "embd-1") == ()
+        assert await gate.receipts(OTHER, "embd-1") == ()
 
 
 async def test_a_part_that_broke_off_costs_nothing(autojump_clock: MockClock) -> None:
@@ -63,9 +63,7 @@ async def test_a_part_that_broke_off_costs_nothing(autojump_clock: MockClock) ->
         assert gate.balance(f"node:{dying.network.peer}") == 0
         assert gate.balance() >= CREDIT - sum(len(each.split()) for each in MANY) - 2 * len(MANY)
         assert gate.held() == 0
-        assert all(
-            each.countersign.verdict is Verdict.ACCEPTED for each in await gate.dispatch.receipts(CALLER, "embd-1")
-        )
+        assert all(each.countersign.verdict is Verdict.ACCEPTED for each in await gate.receipts(CALLER, "embd-1"))
 
 
 async def test_little_credit_does_one_part_after_another(autojump_clock: MockClock) -> None:
@@ -113,7 +111,7 @@ async def test_no_request_has_more_receipts_than_are_shown(autojump_clock: MockC
         await gate.live(4)
         got = await embed(gate, ["word " * 400] * 2048)
         assert len(got.outcomes) < GENERATIONS_MAX
-        assert len(await gate.dispatch.receipts(CALLER, "embd-1")) == len(got.outcomes)
+        assert len(await gate.receipts(CALLER, "embd-1")) == len(got.outcomes)
 
 
 async def test_a_young_gateway_waits_for_its_first_node(autojump_clock: MockClock) -> None:

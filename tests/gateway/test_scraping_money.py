@@ -39,7 +39,7 @@ async def test_pages_are_paid_to_the_nodes_that_fetched_them(autojump_clock: Moc
         await gate.live(3)
         urls = [*MANY[:-1], "https://h9.example/dns_error"]
         got = await scrape(gate, urls)
-        kept = await gate.dispatch.receipts(CALLER, "scrape-1")
+        kept = await gate.receipts(CALLER, "scrape-1")
 
         assert got.pages == right(urls)
         assert len(got.outcomes) == 3
@@ -52,7 +52,7 @@ async def test_pages_are_paid_to_the_nodes_that_fetched_them(autojump_clock: Moc
         assert {each.order_envelope for each in kept} == {each.settlement.order_envelope for each in got.outcomes}
         assert sum(each.receipt.out_units for each in kept) == 49
         assert {each.order.service for each in kept} == {Service.SCRAPE}
-        assert await gate.dispatch.receipts(OTHER, "scrape-1") == ()
+        assert await gate.receipts(OTHER, "scrape-1") == ()
 
 
 async def test_what_breaks_off_costs_nothing(autojump_clock: MockClock) -> None:
@@ -66,7 +66,7 @@ async def test_what_breaks_off_costs_nothing(autojump_clock: MockClock) -> None:
         assert gate.balance(f"node:{dying.network.peer}") == 0
         assert gate.balance() == CREDIT - 3 * 46
         assert gate.held() == 0
-        kept = await gate.dispatch.receipts(CALLER, "scrape-1")
+        kept = await gate.receipts(CALLER, "scrape-1")
         assert {each.countersign.verdict for each in kept} == {Verdict.ACCEPTED}
 
 
@@ -76,7 +76,7 @@ async def test_at_the_deadline_what_was_fetched_is_paid(autojump_clock: MockCloc
         await here.node(PageEngine(hang_at=3))
         await gate.live(1)
         got = await scrape(gate, FEW, deadline_s=10)
-        kept = await gate.dispatch.receipts(CALLER, "scrape-1")
+        kept = await gate.receipts(CALLER, "scrape-1")
 
         assert sum(isinstance(page, ScrapedPage) for page in got.pages) == 3
         assert [each.receipt.finish for each in kept] == ["cancelled"]
