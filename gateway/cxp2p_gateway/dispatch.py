@@ -53,6 +53,16 @@ class DispatchOptions:
     kept_max: int = 1_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """An ask that may go out: the books it goes on, the time that is left, and for how many jobs there is room."""
+
+    ask: Ask
+    books: JobBooks
+    left_s: float
+    at_once: int
+
+
 class Dispatch:
     """Does callers' jobs over a `Net`, and tells what the network offers. Make one with `open_dispatch`."""
 
@@ -97,15 +107,16 @@ class Dispatch:
         judge: Judge | None = None,
     ) -> Outcome:
         """Does one job on the caller's account; see `Door.run`. Raises what it says there, and StoreError."""
-        forbid(caller, service_of(job), job.model)
-        if self.running >= self._options.jobs_max:
-            raise Overloaded(self._options.retry_after_s)
-        async with self._asking(service_of(job), job.model, deadline_s, 1) as (ask, left_s):
-            books = self._books(caller, generation, left_s)
+        async with self._asking(caller, generation, service_of(job), job.model, deadline_s) as asking:
             outcome = await self._net.run(
-                job, ask.timed(emit), books, deadline_s=left_s, judge=judge, affinity=_affinity(caller)
+                job,
+                asking.ask.timed(emit),
+                asking.books,
+                deadline_s=asking.left_s,
+                judge=judge,
+                affinity=_affinity(caller),
             )
-            ask.done((outcome,))
+            asking.ask.done((outcome,))
             return outcome
 
     async def embed(
@@ -120,63 +131,67 @@ class Dispatch:
         deadline_s: float,
     ) -> Embeddings:
         """Vectors on the caller's account; see `Door.embed`. As many jobs at once as are worth it, and have room."""
-        forbid(caller, Service.EMBED, model)
-        room = self._options.jobs_max - self.running
-        if room <= 0:
-            raise Overloaded(self._options.retry_after_s)
-        at_once = min(parts_max(inputs), AT_ONCE_MAX, room)
-        async with self._asking(Service.EMBED, model, deadline_s, at_once) as (ask, left_s):
-            books = self._books(caller, generation, left_s)
+        jobs = min(parts_max(inputs), AT_ONCE_MAX)
+        async with self._asking(caller, generation, Service.EMBED, model, deadline_s, jobs) as asking:
             got = await self._net.run_embed(
-                model, inputs, books, truncate=truncate, deadline_s=left_s, at_once=at_once, took=took
+                model,
+                inputs,
+                asking.books,
+                truncate=truncate,
+                deadline_s=asking.left_s,
+                at_once=asking.at_once,
+                took=took,
             )
-            ask.done(got.outcomes)
+            asking.ask.done(got.outcomes)
             return got
 
     async def speak(
         self, caller: Caller, generation: str, voice: str, text: str, hear: Hear, *, speed: float, deadline_s: float
     ) -> Spoken:
         """Speech on the caller's account; see `Door.speak`."""
-        forbid(caller, Service.SPEECH, voice)
-        if self.running >= self._options.jobs_max:
-            raise Overloaded(self._options.retry_after_s)
-        async with self._asking(Service.SPEECH, voice, deadline_s, 1) as (ask, left_s):
-            books = self._books(caller, generation, left_s)
-            spoken = await self._net.run_speech(voice, text, books, ask.heard(hear), speed=speed, deadline_s=left_s)
-            ask.done(spoken.outcomes)
+        async with self._asking(caller, generation, Service.SPEECH, voice, deadline_s) as asking:
+            spoken = await self._net.run_speech(
+                voice, text, asking.books, asking.ask.heard(hear), speed=speed, deadline_s=asking.left_s
+            )
+            asking.ask.done(spoken.outcomes)
             return spoken
 
     async def scrape(
         self, caller: Caller, generation: str, job: ScrapeJob, *, took: Took, deadline_s: float
     ) -> Scraped:
         """Web pages on the caller's account; see `Door.scrape`. As many jobs at once as there are hosts, and room."""
-        forbid(caller, Service.SCRAPE, job.model)
-        room = self._options.jobs_max - self.running
-        if room <= 0:
-            raise Overloaded(self._options.retry_after_s)
-        at_once = min(shares_max(job.urls), room)
-        async with self._asking(Service.SCRAPE, job.model, deadline_s, at_once) as (ask, left_s):
-            books = self._books(caller, generation, left_s)
-            got = await self._net.run_scrape(job, books, deadline_s=left_s, at_once=at_once, took=took)
-            ask.done(got.outcomes)
+        jobs = shares_max(job.urls)
+        async with self._asking(caller, generation, Service.SCRAPE, job.model, deadline_s, jobs) as asking:
+            got = await self._net.run_scrape(
+                job, asking.books, deadline_s=asking.left_s, at_once=asking.at_once, took=took
+            )
+            asking.ask.done(got.outcomes)
             return got
 
     @asynccontextmanager
     async def _asking(
-        self, service: Service, model: str, deadline_s: float, jobs: int
-    ) -> AsyncIterator[tuple[Ask, float]]:
-        """So many jobs that run, for one ask that is counted; with it the time that is left once there is a node."""
-        self.running += jobs
+        self, caller: Caller, generation: str, service: Service, model: str, deadline_s: float, jobs: int = 1
+    ) -> AsyncIterator[_Asking]:
+        """One ask of a caller, counted, once there is a node. `jobs`: as many at once are worth it.
+
+        Raises KeyForbids, Overloaded, NoNode, or JobFailed at the deadline.
+        """
+        forbid(caller, service, model)
+        room = self._options.jobs_max - self.running
+        if room <= 0:
+            raise Overloaded(self._options.retry_after_s)
+        at_once = min(jobs, room)
+        self.running += at_once
         try:
             with self._metrics.asks.ask(service, model) as ask:
                 ends_at = trio.current_time() + deadline_s
                 await self._await_first_node(service, model, deadline_s)
-                yield ask, max(0.0, ends_at - trio.current_time())
+                left_s = max(0.0, ends_at - trio.current_time())
+                money = self._metrics.money
+                books = JobBooks(self._store, caller, generation, self._wall_ms, left_s, money, self._rates)
+                yield _Asking(ask, books, left_s, at_once)
         finally:
-            self.running -= jobs
-
-    def _books(self, caller: Caller, generation: str, life_s: float) -> JobBooks:
-        return JobBooks(self._store, caller, generation, self._wall_ms, life_s, self._metrics.money, self._rates)
+            self.running -= at_once
 
     async def _await_first_node(self, service: Service, model: str, deadline_s: float) -> None:
         """While the gateway is young: waits until its model is offered. Raises NoNode, or JobFailed at the deadline."""
