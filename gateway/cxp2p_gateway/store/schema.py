@@ -5,7 +5,8 @@ The checks are a last line behind the rules: the database itself refuses an over
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import fields
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
@@ -168,3 +169,13 @@ Index("accounts_by_email", ACCOUNTS.c.email, unique=True)
 Index("keys_by_account", KEYS.c.account)
 Index("sessions_by_account", SESSIONS.c.account)
 Index("uses_by_key", USES.c.key, USES.c.day)
+
+
+def columns_of(table: Table, kind: type[Any]) -> tuple[Column[Any], ...]:
+    """The columns that a dataclass is read from: those of its fields' names."""
+    return tuple(table.c[each.name] for each in fields(kind))
+
+
+def values_of(row: Any) -> dict[str, Any]:
+    """What a dataclass is written as, by column."""
+    return {each.name: getattr(row, each.name) for each in fields(row)}

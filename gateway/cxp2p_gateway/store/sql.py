@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BindParameter,
-    Column,
     Connection,
     Row,
     Table,
@@ -23,37 +22,43 @@ from cxp2p.ledger import Account, Change, Hold, HoldState, Transfer
 from cxp2p_gateway.keys import Key, Kind
 from cxp2p_gateway.spending import Budget, Reset
 from cxp2p_gateway.store.rows import GENERATIONS_MAX, Generation
-from cxp2p_gateway.store.schema import BALANCES, BUDGETS, GENERATIONS, HOLDS, KEEPERS, KEYS, RATES, TRANSFERS
+from cxp2p_gateway.store.schema import (
+    BALANCES,
+    BUDGETS,
+    GENERATIONS,
+    HOLDS,
+    KEEPERS,
+    KEYS,
+    RATES,
+    TRANSFERS,
+    columns_of,
+    values_of,
+)
 from cxp2p_gateway.store.sql_people import SqlPeople
 from cxp2p_gateway.store.sql_uses import SqlUses
 
 _ID: Final[BindParameter[str]] = bindparam("wanted")
 _OF_ACCOUNT: Final[BindParameter[str]] = bindparam("account")
 
-
-def _columns(table: Table, kind: type[Any]) -> tuple[Column[Any], ...]:
-    return tuple(table.c[each.name] for each in fields(kind))
-
-
 _IS_OPEN: Final = HOLDS.c.state == HoldState.OPEN.value
-_BALANCE: Final = select(*_columns(BALANCES, Account)).where(BALANCES.c.id == _ID)
-_HOLD: Final = select(*_columns(HOLDS, Hold)).where(HOLDS.c.id == _ID)
-_TRANSFER: Final = select(*_columns(TRANSFERS, Transfer)).where(TRANSFERS.c.id == _ID)
-_KEY: Final = select(*_columns(KEYS, Key)).where(KEYS.c.id == _ID)
-_KEYS_OF: Final = select(*_columns(KEYS, Key)).where(KEYS.c.account == _ID).order_by(KEYS.c.created_at_ms, KEYS.c.id)
-_BUDGET: Final = select(*_columns(BUDGETS, Budget)).where(BUDGETS.c.key == _ID)
+_BALANCE: Final = select(*columns_of(BALANCES, Account)).where(BALANCES.c.id == _ID)
+_HOLD: Final = select(*columns_of(HOLDS, Hold)).where(HOLDS.c.id == _ID)
+_TRANSFER: Final = select(*columns_of(TRANSFERS, Transfer)).where(TRANSFERS.c.id == _ID)
+_KEY: Final = select(*columns_of(KEYS, Key)).where(KEYS.c.id == _ID)
+_KEYS_OF: Final = select(*columns_of(KEYS, Key)).where(KEYS.c.account == _ID).order_by(KEYS.c.created_at_ms, KEYS.c.id)
+_BUDGET: Final = select(*columns_of(BUDGETS, Budget)).where(BUDGETS.c.key == _ID)
 _RATE: Final = select(RATES.c.empty_at_us).where(RATES.c.key == _ID, RATES.c.kind == bindparam("kind"))
 _HELD_BY_KEY: Final = select(func.coalesce(func.sum(HOLDS.c.amount), 0)).where(_IS_OPEN, HOLDS.c.key == _ID)
 _REQUESTS_OF_KEY: Final = select(HOLDS.c.request).distinct().where(_IS_OPEN, HOLDS.c.key == _ID)
-_OPEN_HOLDS: Final = select(*_columns(HOLDS, Hold)).where(_IS_OPEN)
+_OPEN_HOLDS: Final = select(*columns_of(HOLDS, Hold)).where(_IS_OPEN)
 _NEWEST_GENERATIONS: Final = (
-    select(*_columns(GENERATIONS, Generation))
+    select(*columns_of(GENERATIONS, Generation))
     .where(GENERATIONS.c.id == _ID, GENERATIONS.c.account == _OF_ACCOUNT)
     .order_by(GENERATIONS.c.created_at_ms.desc(), GENERATIONS.c.row.desc())
     .limit(GENERATIONS_MAX)
 )
 _LATEST_GENERATIONS: Final = (
-    select(*_columns(GENERATIONS, Generation))
+    select(*columns_of(GENERATIONS, Generation))
     .where(GENERATIONS.c.account == _OF_ACCOUNT)
     .order_by(GENERATIONS.c.row.desc())
     .limit(bindparam("limit"))
@@ -145,14 +150,14 @@ class SqlTables(SqlPeople, SqlUses):
     def write(self, change: Change, at_ms: int) -> None:
         if change.transfers:
             self._connection.execute(
-                TRANSFERS.insert(), [{**_values(each), "at_ms": at_ms} for each in change.transfers]
+                TRANSFERS.insert(), [{**values_of(each), "at_ms": at_ms} for each in change.transfers]
             )
         if change.holds:
             kept = {"at_ms": at_ms, "keeper": self._keeper}
-            holds = [{**_values(each), "state": each.state.value, **kept} for each in change.holds]
+            holds = [{**values_of(each), "state": each.state.value, **kept} for each in change.holds]
             self._connection.execute(self._put.hold, holds)
         if change.accounts:
-            self._connection.execute(self._put.balance, [_values(each) for each in change.accounts])
+            self._connection.execute(self._put.balance, [values_of(each) for each in change.accounts])
 
     # Keys, and what they may.
 
@@ -164,7 +169,7 @@ class SqlTables(SqlPeople, SqlUses):
         return tuple(_key(row) for row in self._connection.execute(_KEYS_OF, {"wanted": account_id}))
 
     def put_key(self, key: Key) -> None:
-        values = {**_values(key), "kind": key.kind.value, "spend_reset": key.spend_reset.value}
+        values = {**values_of(key), "kind": key.kind.value, "spend_reset": key.spend_reset.value}
         lists = {"services": list(key.services), "models": list(key.models)}
         self._connection.execute(self._put.key, {**values, **lists})
 
@@ -177,7 +182,7 @@ class SqlTables(SqlPeople, SqlUses):
         return Budget(**row._mapping) if row else Budget(key=key_id)
 
     def put_budget(self, budget: Budget) -> None:
-        self._connection.execute(self._put.budget, _values(budget))
+        self._connection.execute(self._put.budget, values_of(budget))
 
     def held_by_key(self, key_id: str) -> int:
         return int(self._connection.execute(_HELD_BY_KEY, {"wanted": key_id}).scalar_one())
@@ -204,7 +209,7 @@ class SqlTables(SqlPeople, SqlUses):
         return tuple(Generation(**row._mapping) for row in self._connection.execute(_LATEST_GENERATIONS, wanted))
 
     def add_generation(self, generation: Generation) -> bool:
-        return self._connection.execute(self._put.generation, _values(generation)).first() is not None
+        return self._connection.execute(self._put.generation, values_of(generation)).first() is not None
 
     def forget_generations(self, before_ms: int, kept_max: int, step: int) -> int:
         wanted = {"before_ms": before_ms, "kept_max": kept_max, "step": step}
@@ -213,14 +218,14 @@ class SqlTables(SqlPeople, SqlUses):
     # All of them, for the audit.
 
     def all_balances(self) -> tuple[Account, ...]:
-        rows = self._connection.execute(select(*_columns(BALANCES, Account)))
+        rows = self._connection.execute(select(*columns_of(BALANCES, Account)))
         return tuple(Account(**row._mapping) for row in rows)
 
     def all_holds(self) -> tuple[Hold, ...]:
-        return tuple(_hold(row) for row in self._connection.execute(select(*_columns(HOLDS, Hold))))
+        return tuple(_hold(row) for row in self._connection.execute(select(*columns_of(HOLDS, Hold))))
 
     def all_transfers(self) -> tuple[Transfer, ...]:
-        rows = self._connection.execute(select(*_columns(TRANSFERS, Transfer)))
+        rows = self._connection.execute(select(*columns_of(TRANSFERS, Transfer)))
         return tuple(Transfer(**row._mapping) for row in rows)
 
 
@@ -232,7 +237,3 @@ def _key(row: Row[Any]) -> Key:
     told = {"kind": Kind(row.kind), "spend_reset": Reset(row.spend_reset)}
     lists = {"services": tuple(row.services), "models": tuple(row.models)}
     return Key(**{**row._mapping, **told, **lists})
-
-
-def _values(value: Any) -> dict[str, Any]:
-    return {each.name: getattr(value, each.name) for each in fields(value)}

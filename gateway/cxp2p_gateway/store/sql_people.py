@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
 from cxp2p_gateway.store.rows import Session, User
-from cxp2p_gateway.store.schema import ACCOUNTS, SESSIONS
+from cxp2p_gateway.store.schema import ACCOUNTS, SESSIONS, columns_of, values_of
 
-_USER: Final = select(*(ACCOUNTS.c[each.name] for each in fields(User)))
-_SESSION: Final = select(*(SESSIONS.c[each.name] for each in fields(Session)))
+_USER: Final = select(*columns_of(ACCOUNTS, User))
+_SESSION: Final = select(*columns_of(SESSIONS, Session))
 _BY_ID: Final = _USER.where(ACCOUNTS.c.id == bindparam("wanted"))
 _BY_EMAIL: Final = _USER.where(ACCOUNTS.c.email == bindparam("wanted"))
 _IN_ORDER: Final = _USER.order_by(ACCOUNTS.c.created_at_ms, ACCOUNTS.c.id)
@@ -27,10 +26,10 @@ class SqlPeople:
         self._connection = connection
 
     def add_user(self, user: User) -> None:
-        self._connection.execute(ACCOUNTS.insert(), {each.name: getattr(user, each.name) for each in fields(user)})
+        self._connection.execute(ACCOUNTS.insert(), values_of(user))
 
     def replace_user(self, user: User) -> None:
-        values = {each.name: getattr(user, each.name) for each in fields(user) if each.name != "id"}
+        values = {name: value for name, value in values_of(user).items() if name != "id"}
         self._connection.execute(update(ACCOUNTS).where(ACCOUNTS.c.id == user.id).values(**values))
 
     def user(self, user_id: str) -> User | None:
@@ -59,8 +58,7 @@ class SqlPeople:
         return Session(**row._mapping) if row else None
 
     def add_session(self, session: Session, kept_max: int) -> None:
-        values = {each.name: getattr(session, each.name) for each in fields(session)}
-        self._connection.execute(SESSIONS.insert(), values)
+        self._connection.execute(SESSIONS.insert(), values_of(session))
         kept = (
             select(SESSIONS.c.digest)
             .where(SESSIONS.c.account == session.account)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from cxp2p_gateway.store.rows import GroupBy, Use, UseQuery, UseSum
-from cxp2p_gateway.store.schema import USES
+from cxp2p_gateway.store.schema import USES, values_of
 
 COUNTED: Final = ("requests", "in_units", "out_units", "charge")
 _NAMED: Final = tuple(each.name for each in fields(Use) if each.name not in COUNTED)
@@ -44,8 +44,7 @@ class SqlUses:
     _connection: Connection
 
     def add_use(self, use: Use) -> None:
-        values = {each.name: getattr(use, each.name) for each in fields(use)}
-        self._connection.execute(_ADD[self._connection.dialect.name], values)
+        self._connection.execute(_ADD[self._connection.dialect.name], values_of(use))
 
     def apps_of(self, account_id: str, day: str, limit: int) -> frozenset[str]:
         wanted = {"account": account_id, "day": day, "limit": limit}
