@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from cxp2p.records import Service
+from cxp2p_gateway.openai.generation import API_TYPES, UNKNOWN_HERE
 from cxp2p_gateway.openapi.words import NULL, Schema, flag, given, just, maybe, number, one_of, text, whole
 
 CREDITS: Final = number(0)
@@ -27,33 +28,10 @@ GENERATION: Final[dict[str, Schema]] = {
                     "created_at": text(format="date-time"),
                     "data_region": just("global"),
                     "service": one_of(SERVICES),
-                    "api_type": maybe(one_of(("completions", "embeddings", "tts"))),
+                    "api_type": maybe(one_of(list(API_TYPES.values()))),
                     "orders": whole(1),
                 },
-                {
-                    name: NULL
-                    for name in (
-                        "app_id",
-                        "cache_discount",
-                        "upstream_inference_cost",
-                        "moderation_latency",
-                        "native_tokens_completion_images",
-                        "native_tokens_reasoning",
-                        "num_media_prompt",
-                        "num_input_audio_prompt",
-                        "num_media_completion",
-                        "num_search_results",
-                        "external_user",
-                        "router",
-                        "num_fetches",
-                        "preset_id",
-                        "provider_responses",
-                        "service_tier",
-                        "user_agent",
-                        "web_search_engine",
-                        "workspace_id",
-                    )
-                },
+                {name: NULL for name in UNKNOWN_HERE},
             )
         }
     ),
