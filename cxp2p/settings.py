@@ -31,8 +31,6 @@ from cxp2p.paths import default_config_path
 
 S = TypeVar("S", bound=BaseModel)
 
-LINE_CHARS = 100
-
 
 def load_settings(kind: type[S], program: str, path: Path, *, required: bool) -> S:
     """The settings in `path`, overridden by the environment. Without a file, and not `required`, the defaults.

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from cxp2p_gateway.key_ring import KeyRing
     from cxp2p_gateway.statements import Statements
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = [
     "Caller",
     "Door",
