@@ -10,6 +10,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -165,11 +166,11 @@ def module_of(path: str, source: str) -> Module:
     return Module(path, name.removesuffix(".__init__"), source, ast.parse(source))
 
 
-def modules() -> Iterator[Module]:
+@cache
+def modules() -> tuple[Module, ...]:
     """Every Python file of the tree."""
-    for folder in (*SHIPPED, *BESIDE):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            yield module_of(path.relative_to(ROOT).as_posix(), path.read_text())
+    paths = [path for folder in (*SHIPPED, *BESIDE) for path in sorted((ROOT / folder).rglob("*.py"))]
+    return tuple(module_of(path.relative_to(ROOT).as_posix(), path.read_text()) for path in paths)
 
 
 def imports(module: Module) -> Iterator[tuple[int, str]]:

@@ -23,6 +23,8 @@ from cxp2p_node.engines.supervise import PIECES_ON_THE_WAY
 from tiny_bert import CONTEXT, LETTERS, VOCABULARY, WIDTH, tokens_of, vector_of, write_tiny_bert
 from tiny_model import write_tiny_model
 
+pytestmark = pytest.mark.slow  # real processes
+
 PATIENCE_S = 30.0
 LONG = 1024
 

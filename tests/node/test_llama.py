@@ -17,6 +17,8 @@ from cxp2p_node.engines.supervise import PIECES_ON_THE_WAY
 from tiny_engine import PATIENCE_S, Heard, ask, ask_all, job, tiny
 from tiny_model import ANSWER, CONTEXT, END, token_ids, write_tiny_model
 
+pytestmark = pytest.mark.slow  # real processes
+
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -31,6 +31,8 @@ from cxp2p.records import (
 from cxp2p_node.engines.llama import Llama, LlamaSettings, open_llama
 from tiny_model import ANSWER, TEMPLATE, write_tiny_model
 
+pytestmark = pytest.mark.slow  # real processes
+
 PERSON = {
     "type": "object",
     "properties": {

@@ -11,6 +11,8 @@ from cxp2p.records import Sampling
 from tiny_engine import Heard, ask, ask_all, job, tiny
 from tiny_model import ANSWER, token_of, write_tiny_model
 
+pytestmark = pytest.mark.slow  # real processes
+
 SYSTEM = "You are careful, and you say the alphabet. " * 12  # about 500 tokens of a letter each
 FRAME = len("system\n") + 2 + 1  # what the template puts round it, up to its end mark
 

@@ -23,6 +23,8 @@ from demo.network import MODEL
 from package_index import Index, serve, wheel
 from pages import page
 
+pytestmark = pytest.mark.slow  # real processes
+
 DATA = bytes(range(256)) * 4096  # 1 MiB
 
 
@@ -250,7 +252,6 @@ def lying(data: bytes, part: int = 0, *, size: int | None = None, spoil: bool = 
     return bytes(made)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "said"),
     [

@@ -30,6 +30,8 @@ from cxp2p_node.models.header import HeaderError
 from cxp2p_node.models.voice import read_settings, voice_digest
 from tiny_voice import FRAMES_PER_PHONEME, HOP, settings_of, tiny_network, write_tiny_voice
 
+pytestmark = pytest.mark.slow  # real processes
+
 PATIENCE_S = 30.0
 VOICE = "en_US-tiny-medium"
 TEXT = "Hello there, my friend. How are you? I am well."

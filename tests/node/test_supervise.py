@@ -19,6 +19,8 @@ from cxp2p_node.engines import supervise
 from cxp2p_node.engines.last_words import JUST_S, WORDS_MAX, LastWords
 from cxp2p_node.engines.supervise import PIECES_ON_THE_WAY, Worker
 
+pytestmark = pytest.mark.slow  # real processes
+
 PATIENCE_S = 20.0
 
 # A worker that does as it is told: the request of a job is Python, with `job` and `say` to hand.

@@ -37,6 +37,8 @@ from cxp2p_node.engines.supervise import Worker
 from tiny_engine import ask, job, tiny
 from tiny_model import ANSWER, write_tiny_model
 
+pytestmark = pytest.mark.slow  # real processes
+
 PATIENCE_S = 20.0
 LOADED = pack(Loaded(runtime="garbage", context_units=512))
 
