@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -255,10 +256,17 @@ class Admitted:
         if caller is None:
             raise Fault(Condition.KEY_INVALID)
         exchange.caller = replace(caller, app=title_of(exchange.headers), origin=site_of(exchange.headers))
-        if self._crowd.is_full(caller.key):
-            raise Fault(Condition.RATE_LIMITED, None, {"limit": f"{self._crowd.each_max} requests at once"})
-        with self._crowd.one_more(caller.key):
+        with among(self._crowd, caller.key):
             await self._endpoint(exchange, scope, receive, send)
+
+
+@contextmanager
+def among(crowd: Crowd, key: str) -> Iterator[None]:
+    """One more request with this key, until the block ends. Raises Fault if it is one too many."""
+    if crowd.is_full(key):
+        raise Fault(Condition.RATE_LIMITED, None, {"limit": f"{crowd.each_max} requests at once"})
+    with crowd.one_more(key):
+        yield
 
 
 def bearer_token(authorization: str) -> str | None:

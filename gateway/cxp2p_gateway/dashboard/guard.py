@@ -16,7 +16,7 @@ from cxp2p_gateway.dashboard.refusals import Refused, logged_out, no_page, too_b
 from cxp2p_gateway.dashboard.visits import PROOF, PROOF_HEADER, VISIT, Visit, check_sender, read_form, set_cookie
 from cxp2p_gateway.exchange import Exchange
 from cxp2p_gateway.faults import Condition, Fault
-from cxp2p_gateway.middleware import Endpoint, encoded
+from cxp2p_gateway.middleware import Endpoint, among, encoded
 from cxp2p_gateway.origins import Crowd
 from cxp2p_gateway.passwords import HashingBusy
 from cxp2p_gateway.people import SignupClosed, TooOften
@@ -110,10 +110,8 @@ class Played:
         key = await self._desk.people.base_key(visit.user.id)
         if key is None:
             raise Fault(Condition.KEY_INVALID)
-        if self._crowd.is_full(key.id):
-            raise Fault(Condition.RATE_LIMITED, None, {"limit": f"{self._crowd.each_max} requests at once"})
         exchange.caller = Caller(account=key.account, key=key.id, kind=key.kind)
-        with self._crowd.one_more(key.id):
+        with among(self._crowd, key.id):
             await self._endpoint(exchange, scope, receive, send)
 
 
