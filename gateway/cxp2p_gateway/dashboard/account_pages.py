@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cxp2p_gateway.dashboard.charts import used
 from cxp2p_gateway.dashboard.desk import Desk, Reply, go
 from cxp2p_gateway.dashboard.entry_pages import entered
 from cxp2p_gateway.dashboard.visits import SESSION, Visit, set_cookie
 from cxp2p_gateway.people import FormWrong
+from cxp2p_gateway.statements import EVER
 from cxp2p_gateway.store import node_account
-from cxp2p_gateway.store.rows import GroupBy, UseQuery
 
 
 async def account_page(desk: Desk, visit: Visit) -> Reply:
@@ -49,7 +51,6 @@ async def rewards_page(desk: Desk, visit: Visit) -> Reply:
     """What was used in all, who was brought, and what one's own nodes earned."""
     assert visit.user is not None
     account = visit.user.id
-    ever = UseQuery(first_day="0001-01-01", last_day="9999-12-31", group_by=GroupBy.SERVICE, account=account)
     brought = await desk.store.read(lambda tables: tables.referred_count(account))
     nodes = [row for row in desk.network().rows if row.owner == account]
     rules = desk.people.rules
@@ -59,6 +60,6 @@ async def rewards_page(desk: Desk, visit: Visit) -> Reply:
         link=f"{visit.own}/signup?ref={account}",
         brought=brought,
         rules=rules,
-        by_service=used(await desk.store.uses(ever)),
+        by_service=used(await desk.store.uses(replace(EVER, account=account))),
         nodes=[(row, await desk.store.balance(node_account(row.peer))) for row in nodes],
     )

@@ -7,21 +7,19 @@ from decimal import Decimal, InvalidOperation
 from cxp2p.ledger import Account
 from cxp2p_gateway.dashboard.desk import Desk, Reply, go
 from cxp2p_gateway.dashboard.refusals import Refused, no_page
-from cxp2p_gateway.dashboard.visits import Visit
+from cxp2p_gateway.dashboard.visits import PAGES_MAX, Visit
 from cxp2p_gateway.spending import MICRO
 from cxp2p_gateway.store.rows import User
 from cxp2p_gateway.store.tables import Tables
 
 PAGE = "/dashboard/admin"
 PAGE_SIZE = 25
-PAGES_MAX = 4000
 GRANT_CREDITS_MAX = 1_000_000
 
 
 async def admin_page(desk: Desk, visit: Visit) -> Reply:
     """Accounts, oldest first, the live nodes, and the gateway's own state."""
-    asked = visit.asked("page")
-    number = int(asked) if asked.isascii() and asked.isdigit() and 0 < int(asked[:6]) <= PAGES_MAX else 1
+    number = visit.page_number
 
     def look(tables: Tables) -> tuple[int, list[tuple[User, Account]]]:
         found = tables.users(PAGE_SIZE + 1, (number - 1) * PAGE_SIZE)

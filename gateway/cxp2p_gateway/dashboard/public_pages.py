@@ -11,7 +11,7 @@ from cxp2p_gateway.asking import ModelCard
 from cxp2p_gateway.dashboard.desk import SAFE, Desk, Reply
 from cxp2p_gateway.dashboard.refusals import no_page
 from cxp2p_gateway.dashboard.rendering import ASSETS
-from cxp2p_gateway.dashboard.snippets import snippets
+from cxp2p_gateway.dashboard.snippets import Snippet, snippets
 from cxp2p_gateway.dashboard.visits import Visit
 
 SERVICES = {
@@ -58,11 +58,16 @@ def _size(known: KnownModel) -> str:
     return size_class(known.parameters).value.replace("-", " ")
 
 
+def chat_snippets(desk: Desk, visit: Visit, user_id: str) -> tuple[Snippet, ...]:
+    """How a chat model is called: one that is on offer now, if there is any."""
+    model = next((card.model for card in desk.door.models() if card.service is Service.CHAT), "llama3.1:8b")
+    return snippets(Service.CHAT, model, f"{visit.own}/api/v1", user_id)
+
+
 async def front_page(desk: Desk, visit: Visit) -> Reply:
     """What this is, and how the network is."""
     live = desk.network()
-    chat = next((card.model for card in desk.door.models() if card.service is Service.CHAT), "llama3.1:8b")
-    code = snippets(Service.CHAT, chat, f"{visit.own}/api/v1", "YOUR_USER_ID")
+    code = chat_snippets(desk, visit, "YOUR_USER_ID")
     return desk.page(visit, "front.html", live=live, snippets=code, models=desk.door.models()[:12], services=SERVICES)
 
 

@@ -14,11 +14,10 @@ from cxp2p_gateway.asking import Caller
 from cxp2p_gateway.dashboard.desk import Desk, Reply
 from cxp2p_gateway.dashboard.refusals import Refused, no_page
 from cxp2p_gateway.dashboard.rendering import NOTHING
-from cxp2p_gateway.dashboard.visits import Visit
+from cxp2p_gateway.dashboard.visits import PAGES_MAX, Visit
 from cxp2p_gateway.store import StoreError
 
 PAGE_SIZE = 25
-PAGES_MAX = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +118,7 @@ def _text(value: object) -> str:
 async def receipts_page(desk: Desk, visit: Visit) -> Reply:
     """The newest first."""
     assert visit.user is not None
-    asked = visit.asked("page")
-    number = int(asked) if asked.isascii() and asked.isdigit() and 0 < int(asked[:6]) <= PAGES_MAX else 1
+    number = visit.page_number
     found = await desk.store.latest_generations(visit.user.id, PAGE_SIZE + 1, (number - 1) * PAGE_SIZE)
     return desk.page(
         visit,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from cxp2p.records import Service
 from cxp2p_gateway.dashboard.charts import Chart, Used, columns, days_back, used
 from cxp2p_gateway.dashboard.desk import Desk, Reply
-from cxp2p_gateway.dashboard.snippets import snippets
+from cxp2p_gateway.dashboard.public_pages import chat_snippets
 from cxp2p_gateway.dashboard.visits import Visit
 from cxp2p_gateway.keys import Kind
 from cxp2p_gateway.moments import day_of
@@ -36,7 +35,6 @@ async def overview_page(desk: Desk, visit: Visit) -> Reply:
     """What a member sees first."""
     assert visit.user is not None
     account = visit.user.id
-    chat = next((card.model for card in desk.door.models() if card.service is Service.CHAT), "llama3.1:8b")
     keys = await desk.ring.list(account)
     return desk.page(
         visit,
@@ -46,7 +44,7 @@ async def overview_page(desk: Desk, visit: Visit) -> Reply:
         keys_valid=sum(key.revoked_at_ms is None for key in keys),
         chart=await day_chart(desk, account, 14),
         latest=await desk.store.latest_generations(account, 5),
-        snippets=snippets(Service.CHAT, chat, f"{visit.own}/api/v1", account),
+        snippets=chat_snippets(desk, visit, account),
     )
 
 

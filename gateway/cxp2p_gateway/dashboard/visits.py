@@ -20,6 +20,7 @@ from cxp2p_gateway.tokens import is_proof, is_token, proof_of
 FORM_BYTES_MAX: Final = 64 * 1024
 FORM_FIELDS_MAX: Final = 100
 FORM_WAIT_S: Final = 30.0
+PAGES_MAX: Final = 4000  # of one list
 SESSION: Final = "cx_session"
 VISIT: Final = "cx_visit"
 PROOF: Final = "proof"  # the form's field
@@ -66,6 +67,12 @@ class Visit:
     def asked(self, name: str) -> str:
         """What the address says under a name; "" for nothing."""
         return next(iter(self.query.get(name, ())), "")
+
+    @property
+    def page_number(self) -> int:
+        """Which page of a long list is asked for, from 1 to PAGES_MAX; the first for anything else."""
+        asked = self.asked("page")
+        return int(asked) if asked.isascii() and asked.isdigit() and 0 < int(asked[:6]) <= PAGES_MAX else 1
 
 
 def visit_of(exchange: Exchange, scope: Scope, public_url: str, trusted: Sequence[Network]) -> Visit:
