@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import trio
 from starlette.types import Receive, Scope, Send
@@ -12,16 +11,13 @@ from cxp2p.client import Embeddings as Vectors
 from cxp2p.errors import CxError
 from cxp2p.records import Service
 from cxp2p_gateway import openai
-from cxp2p_gateway.asking import Overloaded
 from cxp2p_gateway.exchange import Exchange
-from cxp2p_gateway.faults import Condition, Fault, fault_of
+from cxp2p_gateway.faults import Fault, fault_of
+from cxp2p_gateway.long_answers import LongAnswer
 from cxp2p_gateway.means import JobEndpoint, Means
-from cxp2p_gateway.middleware import ClientGone, encoded
 from cxp2p_gateway.openai import EmbedAsk, EmbedRules
 from cxp2p_gateway.reading import Lease, read_json
-from cxp2p_gateway.waiting import BUSY_RETRY_S, note_outcomes, wants_cx, watch
-
-WRITE_BYTES: Final = 256 * 1024  # an answer that is longer is sent in parts of that size
+from cxp2p_gateway.waiting import note_outcomes, result_of, room_in, wants_cx, watch
 
 
 @dataclass(slots=True)
@@ -57,38 +53,25 @@ class EmbeddingsEndpoint(JobEndpoint):
             )
             exchange.notes |= {"model": ask.model, "inputs": len(ask.inputs), "generation": work.generation}
             with self._places.take(ask.model):
-                answer = await self._answered(work, receive, send)
+                answer = LongAnswer(exchange, work.generation, send)
+                await self._answered(work, answer, receive)
                 await answer.end()
 
-    async def _answered(self, work: _Work, receive: Receive, send: Send) -> _Answer:
-        """The answer, sent but for its end. Raises Fault for every other ending, or ClientGone."""
-        answer = _Answer(work, send)
+    async def _answered(self, work: _Work, answer: LongAnswer, receive: Receive) -> None:
+        """Sends the answer but for its end. Raises Fault for every other ending, or ClientGone."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch, work.exchange, receive, nursery.cancel_scope)
             await self._run(work)
             if isinstance(work.ending, Vectors):
                 note_outcomes(work.exchange, work.ending.outcomes)
-                await answer.send(work.ending)
+                await _tell(work, work.ending, answer)
             nursery.cancel_scope.cancel()
-        if work.exchange.gone:
-            raise ClientGone
-        if isinstance(work.ending, Fault):
-            raise work.ending
-        if work.ending is None:
-            raise Fault(Condition.DEADLINE)
-        return answer
+        result_of(work.exchange, work.ending)
 
     async def _run(self, work: _Work) -> None:
         """Leaves in `work` how it ended; nothing there means that time ran out."""
         exchange, ask = work.exchange, work.ask
         assert exchange.caller is not None
-
-        def took(size: int) -> None:
-            try:
-                work.lease.take(size)
-            except Fault:
-                raise Overloaded(BUSY_RETRY_S) from None
-
         with trio.move_on_after(work.wait_s):
             try:
                 work.ending = await self._door.embed(
@@ -97,7 +80,7 @@ class EmbeddingsEndpoint(JobEndpoint):
                     ask.model,
                     ask.inputs,
                     truncate=ask.truncate,
-                    took=took,
+                    took=room_in(work.lease),
                     deadline_s=work.wait_s,
                 )
             except CxError as error:
@@ -106,41 +89,13 @@ class EmbeddingsEndpoint(JobEndpoint):
                     raise
 
 
-class _Answer:
-    """Sends an answer; a long one in parts, so that its text is never held as a whole."""
-
-    def __init__(self, work: _Work, send: Send) -> None:
-        self._work = work
-        self._send = send
-        self._held = bytearray()
-
-    async def send(self, got: Vectors) -> None:
-        """All of it but the end, if the vectors are as they are wanted; otherwise the work ends with a fault."""
-        work = self._work
-        told = [openai.cx_object(outcome) for outcome in got.outcomes]
-        cx = (told if len(told) > 1 else told[0]) if work.wants_cx else None
-        try:
-            vectors = openai.fitted(got.vectors, work.ask.dimensions)
-        except Fault as fault:
-            work.ending = fault
-            return
-        for part in openai.embeddings_json(work.ask, vectors, got.in_units, cx):
-            if len(self._held) >= WRITE_BYTES:
-                await self._begin(None)
-                await self._send({"type": "http.response.body", "body": bytes(self._held), "more_body": True})
-                self._held.clear()
-            self._held += part
-            await trio.lowlevel.checkpoint()
-
-    async def end(self) -> None:
-        await self._begin(len(self._held))
-        await self._send({"type": "http.response.body", "body": bytes(self._held)})
-
-    async def _begin(self, size: int | None) -> None:
-        """Sends the status line, once. `size`: of the body, if it is known."""
-        if self._work.exchange.status:
-            return
-        headers = [("content-type", "application/json"), ("x-cx-generation-id", self._work.generation)]
-        if size is not None:
-            headers.append(("content-length", str(size)))
-        await self._send({"type": "http.response.start", "status": 200, "headers": encoded(headers)})
+async def _tell(work: _Work, got: Vectors, answer: LongAnswer) -> None:
+    """Sends the vectors if they are as they are wanted; otherwise the work ends with a fault."""
+    told = [openai.cx_object(outcome) for outcome in got.outcomes]
+    cx = (told if len(told) > 1 else told[0]) if work.wants_cx else None
+    try:
+        vectors = openai.fitted(got.vectors, work.ask.dimensions)
+    except Fault as fault:
+        work.ending = fault
+        return
+    await answer.add(openai.embeddings_json(work.ask, vectors, got.in_units, cx))

@@ -15,16 +15,15 @@ from cxp2p.errors import CxError
 from cxp2p.records import PageFault, ScrapedPage, Service
 from cxp2p.scrape import MODEL
 from cxp2p_gateway import openai, pages
-from cxp2p_gateway.asking import Overloaded
 from cxp2p_gateway.exchange import Exchange
 from cxp2p_gateway.faults import Condition, Fault, fault_of
+from cxp2p_gateway.long_answers import LongAnswer
 from cxp2p_gateway.means import JobEndpoint, Means
-from cxp2p_gateway.middleware import ClientGone, encoded
+from cxp2p_gateway.middleware import ClientGone
 from cxp2p_gateway.pages import ScrapeAsk
 from cxp2p_gateway.reading import Lease, read_json
-from cxp2p_gateway.waiting import BUSY_RETRY_S, Patience, note_outcomes, wants_cx, watch
+from cxp2p_gateway.waiting import Patience, note_outcomes, room_in, wants_cx, watch
 
-WRITE_BYTES: Final = 256 * 1024  # an answer that is longer is sent in parts of that size
 TELL_S: Final = 3.0  # before a client's time is over its answer is made of what is there; a quarter of a short time
 SPACE: Final = b" "  # JSON may begin with any number of them (RFC 8259, 2)
 
@@ -135,18 +134,11 @@ class ScrapeEndpoint(JobEndpoint):
 
     async def _scraped(self, work: _Work, numbers: Sequence[int]) -> Scraped:
         assert work.exchange.caller is not None
-
-        def took(size: int) -> None:
-            try:
-                work.lease.take(size)
-            except Fault:
-                raise Overloaded(BUSY_RETRY_S) from None
-
         return await self._door.scrape(
             work.exchange.caller,
             work.generation,
             work.ask.job([work.asked[number] for number in numbers]),
-            took=took,
+            took=room_in(work.lease),
             deadline_s=work.wait_s - min(TELL_S, work.wait_s / 4),
         )
 
@@ -155,14 +147,13 @@ class ScrapeEndpoint(JobEndpoint):
         return fault_of(error, model, model == MODEL or self._door.knows(model), Service.SCRAPE)
 
 
-class _Answer:
-    """Sends an answer; a long one in parts, and spaces in front of one that is long in coming: proxies cut silence."""
+class _Answer(LongAnswer):
+    """Sends an answer, with spaces in front if it is long in coming: proxies cut silence."""
 
     def __init__(self, work: _Work, patience: Patience, send: Send) -> None:
+        super().__init__(work.exchange, work.generation, send)
         self._work = work
         self._patience = patience
-        self._send = send
-        self._held = bytearray()
 
     async def wait(self) -> None:
         """Until it is known what to tell. From the first space on it is a 200."""
@@ -171,7 +162,7 @@ class _Answer:
             with trio.move_on_after(self._patience.keep_alive_s if work.exchange.status else self._patience.hold_s):
                 await work.over.wait()
                 return
-            await self._send_part(SPACE)
+            await self.send_now(SPACE)
 
     async def send(self) -> None:
         """All of it but the end."""
@@ -179,26 +170,4 @@ class _Answer:
         outcomes = [openai.cx_object(outcome) for outcome in work.outcomes]
         cx = (outcomes[0] if len(outcomes) == 1 else outcomes) if work.wants_cx else None
         told = [each for each in work.told if each is not None]
-        for part in pages.results_json(work.ask.urls, told, work.exchange.base, cx):
-            if len(self._held) >= WRITE_BYTES:
-                await self._send_part(bytes(self._held))
-                self._held.clear()
-            self._held += part
-            await trio.lowlevel.checkpoint()
-
-    async def end(self) -> None:
-        await self._begin(len(self._held))
-        await self._send({"type": "http.response.body", "body": bytes(self._held)})
-
-    async def _send_part(self, part: bytes) -> None:
-        await self._begin(None)
-        await self._send({"type": "http.response.body", "body": part, "more_body": True})
-
-    async def _begin(self, size: int | None) -> None:
-        """Sends the status line, once. `size`: of the body, if it is known."""
-        if self._work.exchange.status:
-            return
-        headers = [("content-type", "application/json"), ("x-cx-generation-id", self._work.generation)]
-        if size is not None:
-            headers.append(("content-length", str(size)))
-        await self._send({"type": "http.response.start", "status": 200, "headers": encoded(headers)})
+        await self.add(pages.results_json(work.ask.urls, told, work.exchange.base, cx))

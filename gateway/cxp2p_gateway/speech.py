@@ -13,16 +13,16 @@ from cxp2p.client import Spoken
 from cxp2p.errors import CxError, JobFailed
 from cxp2p.records import FailureCode, Service
 from cxp2p_gateway import openai, sse
-from cxp2p_gateway.asking import Door, Overloaded
+from cxp2p_gateway.asking import Door
 from cxp2p_gateway.audio import MIME, RATE, AudioForm, Encoder, wav_header
 from cxp2p_gateway.exchange import Exchange
-from cxp2p_gateway.faults import Condition, Fault, cut_of, fault_of, out_of_range
+from cxp2p_gateway.faults import Fault, cut_of, fault_of, out_of_range
 from cxp2p_gateway.limits import may_use
 from cxp2p_gateway.means import JobEndpoint, Means
-from cxp2p_gateway.middleware import ClientGone, encoded, send_json
+from cxp2p_gateway.middleware import encoded, send_json
 from cxp2p_gateway.openai import SpeechAsk
 from cxp2p_gateway.reading import Lease, read_json
-from cxp2p_gateway.waiting import BUSY_RETRY_S, note_outcomes, watch
+from cxp2p_gateway.waiting import note_outcomes, result_of, room_in, watch
 
 BYTES_AT_ONCE: Final = 64 * 1024  # are encoded before others get their turn: some milliseconds
 
@@ -70,14 +70,9 @@ class Speech(JobEndpoint):
             nursery.start_soon(watch, work.exchange, receive, nursery.cancel_scope)
             await self._run(work, sound)
             nursery.cancel_scope.cancel()
-        if work.exchange.gone:
-            raise ClientGone
-        if isinstance(work.ending, Fault):
-            raise work.ending
-        if work.ending is None:
-            raise Fault(Condition.DEADLINE)
-        note_outcomes(work.exchange, work.ending.outcomes)
-        await sound.end(work.ending)
+        spoken = result_of(work.exchange, work.ending)
+        note_outcomes(work.exchange, spoken.outcomes)
+        await sound.end(spoken)
 
     async def _run(self, work: _Work, sound: _Streamed | _Whole) -> None:
         """Leaves in `work` how it ended; nothing there means that time ran out."""
@@ -115,9 +110,14 @@ class _Whole:
         form = work.ask.form
         self._encoder = Encoder(AudioForm.PCM if form is AudioForm.WAV else form)
         self._made = bytearray()
+        self._took = room_in(work.lease)
 
     async def hear(self, data: bytes) -> None:
-        await self._keep(data)
+        for start in range(0, len(data), BYTES_AT_ONCE):
+            made = self._encoder.feed(data[start : start + BYTES_AT_ONCE])
+            self._took(len(made))
+            self._made += made
+            await trio.lowlevel.checkpoint()
 
     async def end(self, spoken: Spoken) -> None:
         self._made += self._encoder.end()
@@ -129,16 +129,6 @@ class _Whole:
         ]
         await self._send({"type": "http.response.start", "status": 200, "headers": encoded(headers)})
         await self._send({"type": "http.response.body", "body": head + bytes(self._made)})
-
-    async def _keep(self, data: bytes) -> None:
-        for start in range(0, len(data), BYTES_AT_ONCE):
-            made = self._encoder.feed(data[start : start + BYTES_AT_ONCE])
-            try:
-                self._work.lease.take(len(made))
-            except Fault:
-                raise Overloaded(BUSY_RETRY_S) from None
-            self._made += made
-            await trio.lowlevel.checkpoint()
 
 
 class _Streamed:

@@ -6,14 +6,19 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 from starlette.types import Receive
 
-from cxp2p.client import Outcome
+from cxp2p.client import Outcome, Took
+from cxp2p_gateway.asking import Overloaded
 from cxp2p_gateway.exchange import Exchange
 from cxp2p_gateway.faults import Condition, Fault
+from cxp2p_gateway.middleware import ClientGone
+from cxp2p_gateway.reading import Lease
+
+T = TypeVar("T")
 
 JOBS_MAX: Final = 512  # at once; each holds a client's connection and a stream to a node
 BUSY_RETRY_S: Final = 2.0
@@ -73,6 +78,29 @@ def note_outcomes(exchange: Exchange, outcomes: Sequence[Outcome]) -> None:
         "in": sum(each.in_units for each in agreed),
         "out": sum(each.out_units for each in agreed),
     }
+
+
+def room_in(lease: Lease) -> Took:
+    """Takes room for what nodes send; where there is none, their work ends with Overloaded."""
+
+    def took(size: int) -> None:
+        try:
+            lease.take(size)
+        except Fault:
+            raise Overloaded(BUSY_RETRY_S) from None
+
+    return took
+
+
+def result_of(exchange: Exchange, ending: T | Fault | None) -> T:
+    """What work came to. Raises Fault for every other ending, of which None is that time ran out, or ClientGone."""
+    if exchange.gone:
+        raise ClientGone
+    if isinstance(ending, Fault):
+        raise ending
+    if ending is None:
+        raise Fault(Condition.DEADLINE)
+    return ending
 
 
 async def watch(exchange: Exchange, receive: Receive, work: trio.CancelScope) -> None:

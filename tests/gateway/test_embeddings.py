@@ -26,9 +26,10 @@ from cxp2p.errors import (
     PeerUnreachable,
 )
 from cxp2p.records import FailureCode, RefusalCode
-from cxp2p_gateway import embeddings, reading, waiting
+from cxp2p_gateway import reading, waiting
 from cxp2p_gateway.asking import Caller
 from cxp2p_gateway.http import make_app
+from cxp2p_gateway.long_answers import WRITE_BYTES
 from cxp2p_gateway.openai import EmbedRules
 from cxp2p_gateway.waiting import Patience
 from doors import KEY, NODE, Answer, MemoryDoor, ask, chat_body, front, hangs, outcome_of
@@ -169,7 +170,7 @@ async def test_a_long_answer_is_sent_in_parts(autojump_clock: MockClock) -> None
     assert turns > 200
     sizes = [len(part) for _, part in answer.parts]
     assert len(sizes) > 4
-    assert max(sizes) < embeddings.WRITE_BYTES + 32 * 1024
+    assert max(sizes) < WRITE_BYTES + 32 * 1024
 
 
 @pytest.mark.parametrize("jobs", [1, 3])

@@ -25,9 +25,10 @@ from cxp2p.errors import (
     PeerUnreachable,
 )
 from cxp2p.records import FailureCode, RefusalCode, ScrapedPage, ScrapeJob
-from cxp2p_gateway import reading, scraping, waiting
+from cxp2p_gateway import reading, waiting
 from cxp2p_gateway.asking import Caller
 from cxp2p_gateway.http import make_app
+from cxp2p_gateway.long_answers import WRITE_BYTES
 from cxp2p_gateway.waiting import Patience
 from doors import Answer, MemoryDoor, ask, front, outcome_of
 from scrapers import page_of
@@ -167,7 +168,7 @@ async def test_a_long_answer_is_sent_in_parts(autojump_clock: MockClock) -> None
 
     assert results(answer)[0]["content"] == "word " * 500_000
     assert "content-length" not in answer.headers
-    assert max(len(part) for _, part in answer.parts) < scraping.WRITE_BYTES + 128 * 1024
+    assert max(len(part) for _, part in answer.parts) < WRITE_BYTES + 128 * 1024
 
 
 # What is not asked for.
