@@ -15,16 +15,8 @@ from cxp2p.errors import SettingsError
 from cxp2p.program import announce
 from cxp2p.records import Service
 from cxp2p_gateway.accounts import Accounts, issue_key
-from cxp2p_gateway.key_ring import (
-    GRACE_S_MAX,
-    PARALLEL_MAX,
-    RPM_MAX,
-    TPM_MAX,
-    KeyRing,
-    Made,
-    Terms,
-)
-from cxp2p_gateway.keys import Key, usable
+from cxp2p_gateway.key_ring import GRACE_S_MAX, PARALLEL_MAX, RPM_MAX, TPM_MAX, KeyRing, Made
+from cxp2p_gateway.keys import Key, Terms, usable
 from cxp2p_gateway.keys import key_id as id_of
 from cxp2p_gateway.moments import day_of, moment, moment_ms
 from cxp2p_gateway.spending import MICRO, Reset

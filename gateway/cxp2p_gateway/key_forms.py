@@ -12,14 +12,8 @@ from urllib.parse import parse_qsl
 
 from cxp2p_gateway.faults import Condition, Fault, out_of_range
 from cxp2p_gateway.fields import Fields, checked_text
-from cxp2p_gateway.key_ring import (
-    GRACE_S_MAX,
-    PARALLEL_MAX,
-    RPM_MAX,
-    SPEND_CREDITS_MAX,
-    TPM_MAX,
-    Terms,
-)
+from cxp2p_gateway.key_ring import GRACE_S_MAX, PARALLEL_MAX, RPM_MAX, SPEND_CREDITS_MAX, TPM_MAX
+from cxp2p_gateway.keys import Terms
 from cxp2p_gateway.moments import moment_ms
 from cxp2p_gateway.spending import MICRO, Reset
 from cxp2p_gateway.store.rows import GroupBy, UseQuery

@@ -10,9 +10,9 @@ from typing import Final
 from cxp2p.errors import CxError
 from cxp2p.records import Service
 from cxp2p_gateway.accounts import Accounts
-from cxp2p_gateway.keys import Key, Kind, make_key, rotated
+from cxp2p_gateway.keys import Key, Kind, Terms, make_key, rotated
 from cxp2p_gateway.limits import Standing
-from cxp2p_gateway.spending import MICRO, Reset
+from cxp2p_gateway.spending import MICRO
 from cxp2p_gateway.store import Store
 
 KEYS_MAX: Final = 100  # of one account that are not revoked, its base key among them
@@ -26,21 +26,6 @@ TPM_MAX: Final = 1_000_000_000
 PARALLEL_MAX: Final = 10_000
 GRACE_S_MAX: Final = 30 * 86_400
 EXPIRES_AT_MS_MAX: Final = 253_402_300_799_999  # the end of the year 9999: the last that RFC 3339 can write
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What the owner of a virtual key says of it. The fields are those of `Key`."""
-
-    name: str = ""
-    spend_limit: int | None = None
-    spend_reset: Reset = Reset.NEVER
-    services: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    rpm: int | None = None
-    tpm: int | None = None
-    parallel_max: int | None = None
-    expires_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +47,9 @@ class TermWrong(CxError):
 
 class KeyUnknown(CxError):
     """This account has no such key."""
+
+    def __init__(self) -> None:
+        super().__init__("this account has no such key")
 
 
 class KeyRevoked(CxError):
@@ -132,7 +120,7 @@ class KeyRing:
         """One of them. Raises KeyUnknown."""
         key = await self._store.key(key_id)
         if key is None or key.account != account:
-            raise KeyUnknown("this account has no such key")
+            raise KeyUnknown
         return key
 
     async def standing(self, key: Key) -> Standing:
@@ -179,7 +167,7 @@ class KeyRing:
 
         def changed(key: Key) -> Key:
             if key.account != account:
-                raise KeyUnknown("this account has no such key")
+                raise KeyUnknown
             if key.kind is Kind.BASE:
                 raise KeyIsBase("a base key cannot be revoked, only rotated")
             return replace(key, revoked_at_ms=key.revoked_at_ms or wall_ms)
@@ -189,7 +177,7 @@ class KeyRing:
     async def _changed(self, key_id: str, change: Callable[[Key], Key]) -> Key:
         key = await self._accounts.change(key_id, change)
         if key is None:
-            raise KeyUnknown("this account has no such key")
+            raise KeyUnknown
         return key
 
 
@@ -199,7 +187,7 @@ def _with_terms(key: Key, terms: Terms) -> Key:
 
 def _check_whose(key: Key, account: str) -> None:
     if key.account != account:
-        raise KeyUnknown("this account has no such key")
+        raise KeyUnknown
     if key.revoked_at_ms is not None:
         raise KeyRevoked("this key is revoked")
 

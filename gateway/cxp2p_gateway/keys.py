@@ -32,22 +32,13 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    """What is kept of a key. Times are wall-clock ms, None: never. `used_at_ms` lags behind by up to an hour.
+class Terms:
+    """What the owner of a virtual key says of it.
 
     Limits, None: none. `spend_limit` is in µcredits for each period of `spend_reset`; `rpm` and `tpm` are requests and
-    tokens a minute; `parallel_max` is requests at once. `services` and `models`: empty for all. After a rotation
-    `old_digest` is that of the key before, which is good until `old_until_ms`.
+    tokens a minute; `parallel_max` is requests at once. `services` and `models`: empty for all.
     """
 
-    id: str
-    account: str
-    digest: bytes
-    created_at_ms: int
-    expires_at_ms: int | None = None
-    revoked_at_ms: int | None = None
-    used_at_ms: int | None = None
-    kind: Kind = Kind.BASE
     name: str = ""
     spend_limit: int | None = None
     spend_reset: Reset = Reset.NEVER
@@ -56,6 +47,23 @@ class Key:
     rpm: int | None = None
     tpm: int | None = None
     parallel_max: int | None = None
+    expires_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key(Terms):
+    """What is kept of a key. Times are wall-clock ms, None: never. `used_at_ms` lags behind by up to an hour.
+
+    After a rotation `old_digest` is that of the key before, which is good until `old_until_ms`.
+    """
+
+    id: str
+    account: str
+    digest: bytes
+    created_at_ms: int
+    revoked_at_ms: int | None = None
+    used_at_ms: int | None = None
+    kind: Kind = Kind.BASE
     old_digest: bytes | None = None
     old_until_ms: int | None = None
 

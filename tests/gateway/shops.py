@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cxp2p_gateway.asking import Caller
-from cxp2p_gateway.key_ring import Terms
-from cxp2p_gateway.keys import Key, Kind
+from cxp2p_gateway.keys import Key, Kind, Terms
 from cxp2p_gateway.store.rows import Use
 from doors import KEY, MemoryDoor, ask, front
 from test_openapi import validator

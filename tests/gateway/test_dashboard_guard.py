@@ -18,8 +18,7 @@ from cxp2p_gateway.dashboard.guard import Guarded, Played, Who
 from cxp2p_gateway.dashboard.live import Live, Recent
 from cxp2p_gateway.dashboard.routes import FORMS, SHOWN
 from cxp2p_gateway.dashboard.visits import FORM_BYTES_MAX, FORM_FIELDS_MAX, FORM_WAIT_S
-from cxp2p_gateway.key_ring import Terms
-from cxp2p_gateway.keys import Kind
+from cxp2p_gateway.keys import Kind, Terms
 from cxp2p_gateway.middleware import Admitted, Methods
 from cxp2p_gateway.people import DAY_MS
 from cxp2p_gateway.store.rows import Use

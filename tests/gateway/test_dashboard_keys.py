@@ -8,8 +8,8 @@ import pytest
 
 from browsers import EMAIL, Browser, House, hidden, key_in, text_of
 from cxp2p_gateway import dashboard
-from cxp2p_gateway.key_ring import Terms
 from cxp2p_gateway.keys import Kind as KeyKind
+from cxp2p_gateway.keys import Terms
 from cxp2p_gateway.store.rows import Use
 
 STYLE = Path(dashboard.__file__).parent / "static" / "style.css"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cxp2p_gateway.http import BASES
-from cxp2p_gateway.key_ring import KEYS_MAX, Terms
+from cxp2p_gateway.key_ring import KEYS_MAX
+from cxp2p_gateway.keys import Terms
 from doors import ask
 from shops import BASE_KEY, VIRTUAL, Shop
 from test_openapi import validator

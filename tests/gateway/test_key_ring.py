@@ -18,12 +18,11 @@ from cxp2p_gateway.key_ring import (
     KeyRing,
     KeysTooMany,
     KeyUnknown,
-    Terms,
     TermWrong,
     check_terms,
     terms_of,
 )
-from cxp2p_gateway.keys import Key, Kind
+from cxp2p_gateway.keys import Key, Kind, Terms
 from cxp2p_gateway.spending import Reset
 from cxp2p_gateway.store import Store, postgres
 from cxp2p_gateway.store.memory import memory_store

@@ -12,7 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from cxp2p_gateway.http import Front, make_app
-from cxp2p_gateway.key_ring import KeyRing, Made, Terms
+from cxp2p_gateway.key_ring import KeyRing, Made
+from cxp2p_gateway.keys import Terms
 from cxp2p_gateway.store import Tables
 from cxp2p_gateway.store.rows import GroupBy, UseQuery
 from doors import CHAT, Answer, ask

@@ -11,8 +11,8 @@ from cxp2p_gateway.dashboard.public_pages import SERVICES
 from cxp2p_gateway.dashboard.refusals import Refused, no_page
 from cxp2p_gateway.dashboard.use_pages import day_chart
 from cxp2p_gateway.dashboard.visits import Visit
-from cxp2p_gateway.key_ring import KeyIsBase, KeyRevoked, KeysTooMany, KeyUnknown, Terms, TermWrong, terms_of
-from cxp2p_gateway.keys import Kind, usable
+from cxp2p_gateway.key_ring import KeyIsBase, KeyRevoked, KeysTooMany, KeyUnknown, TermWrong, terms_of
+from cxp2p_gateway.keys import Kind, Terms, usable
 from cxp2p_gateway.spending import MICRO, Reset
 
 PAGE = "/dashboard/keys"
