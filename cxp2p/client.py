@@ -24,9 +24,11 @@ from cxp2p.net import Network
 from cxp2p.net.ask import DEADLINE_S, Asker, Books, Emit, Judge, Outcome, Settlement
 from cxp2p.net.discover import Discovery, offer_sequence
 from cxp2p.net.embedding import Embedder, Embeddings, Took
+from cxp2p.net.rhythm import Rhythm
 from cxp2p.net.scraping import Scraped, Scraper
 from cxp2p.net.speaking import Hear, Speaker, Spoken
 from cxp2p.net.tasks import background
+from cxp2p.receipts import HOURS, Calendar
 from cxp2p.records import (
     ChatJob,
     Finish,
@@ -297,23 +299,32 @@ class Net:
 
 @asynccontextmanager
 async def join(
-    identity: Identity, network: Network, rng: random.Random, wall: Callable[[], int] = wall_ms
+    identity: Identity,
+    network: Network,
+    rng: random.Random,
+    wall: Callable[[], int] = wall_ms,
+    calendar: Calendar = HOURS,
+    rhythm: Rhythm | None = None,
 ) -> AsyncIterator[Net]:
     """A `Net` over a network that is already open: what `connect`, the gateway and the tests build on."""
     directory = Directory()
-    discovery = Discovery(network, directory, wall, rng, watching=True)
+    discovery = Discovery(network, directory, wall, rng, watching=True, rhythm=rhythm)
     async with background() as nursery:
         nursery.start_soon(discovery.run)
-        yield Net(network, discovery, Asker(identity, network, discovery, wall, rng), wall, rng)
+        yield Net(network, discovery, Asker(identity, network, discovery, wall, rng, calendar), wall, rng)
 
 
 @asynccontextmanager
 async def connect(
-    bootstrap: Sequence[str], *, identity: Identity | None = None, listen: Sequence[str] = ("/ip4/127.0.0.1/tcp/0",)
+    bootstrap: Sequence[str],
+    *,
+    identity: Identity | None = None,
+    listen: Sequence[str] = ("/ip4/127.0.0.1/tcp/0",),
+    calendar: Calendar = HOURS,
 ) -> AsyncIterator[Net]:
     """Joins the network through `bootstrap`: addresses that end in /p2p/<peer id>. Leaving the block leaves cleanly.
 
-    Without an `identity` a fresh one is used for this visit.
+    Without an `identity` a fresh one is used for this visit. `calendar`: the network's, if its epochs are no hours.
     """
     from cxp2p.net.libp2p import open_network  # noqa: PLC0415  # libp2p takes 0.5 s to import; only who connects pays
 
@@ -326,6 +337,6 @@ async def connect(
             dht_server=False,
             offer_validator=offer_sequence,
         ) as network,
-        join(identity, network, random.SystemRandom()) as net,
+        join(identity, network, random.SystemRandom(), calendar=calendar) as net,
     ):
         yield net

@@ -18,7 +18,7 @@ from cxp2p.errors import EpochInvalid, RemoteProtocolError
 from cxp2p.identity import Kind, open_envelope
 from cxp2p.kinds import Blob, Natural, record
 from cxp2p.merkle import NODE_BYTES, Proof, RunningSum, Sum, SumTree, check_proof, sum_leaf, unpacked
-from cxp2p.receipts import EPOCH_MS, digest, epoch_of
+from cxp2p.receipts import digest
 from cxp2p.records import Countersign, EpochRoot, Finish, Receipt, Verdict
 from cxp2p.wire import decode
 
@@ -26,22 +26,6 @@ T = TypeVar("T")
 Key: TypeAlias = tuple[str, bytes, int]
 FREE = (Finish.ERROR, Finish.TIMEOUT)
 PackedNode = Annotated[bytes, Strict(), Len(NODE_BYTES, NODE_BYTES)]
-
-
-def counts_for(epoch: int, at_ms: int) -> int | None:
-    """The epoch for which a receipt of `epoch` counts that was countersigned at `at_ms`; None: it came too late.
-
-    Its own until ten minutes after its end, then the first one that is still open, for 24 hours.
-    """
-    ended_ms = (epoch + 1) * EPOCH_MS
-    if at_ms >= ended_ms + protocols.EPOCH_LATE_MS:
-        return None
-    return max(epoch, epoch_of(max(0, at_ms - protocols.EPOCH_GRACE_MS)))
-
-
-def closes_at_ms(epoch: int) -> int:
-    """From when on nothing more counts for an epoch."""
-    return (epoch + 1) * EPOCH_MS + protocols.EPOCH_GRACE_MS
 
 
 # A receipt and what was said of it.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from cxp2p import protocols
 from cxp2p.errors import ReceiptInvalid
-from cxp2p.receipts import Lane, charge_of, digest, epoch_of
+from cxp2p.receipts import HOURS, Calendar, Lane, charge_of, digest
 from cxp2p.records import Capability, Countersign, Order, Receipt, Refusal, RefusalCode, Verdict
 
 GATEWAYS_MAX = 4096
@@ -78,8 +78,9 @@ class NodeLanes:
     nobody gets a second answer, or a second receipt, for one order.
     """
 
-    def __init__(self, node: str, exposure_max: int) -> None:
+    def __init__(self, node: str, exposure_max: int, calendar: Calendar = HOURS) -> None:
         self.node = node
+        self.calendar = calendar
         self.exposure_max = exposure_max
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
         self._closed: OrderedDict[tuple[str, bytes], int] = OrderedDict()  # -> until when, wall_ms
@@ -115,8 +116,8 @@ class NodeLanes:
             return f"the order expired {wall_ms - order.expires_at_ms} ms ago; check both clocks"
         if order.expires_at_ms > wall_ms + protocols.ORDER_LIFE_MS + skew:
             return "the order expires too far in the future; check both clocks"
-        if abs(order.epoch - epoch_of(wall_ms)) > 1:
-            return f"the order's epoch is {order.epoch}, here it is {epoch_of(wall_ms)}"
+        if abs(order.epoch - self.calendar.epoch_of(wall_ms)) > 1:
+            return f"the order's epoch is {order.epoch}, here it is {self.calendar.epoch_of(wall_ms)}"
         if order.max_out < 1:
             return "max_out must be at least 1"
         if order.resume_of is not None or order.offset is not None:

@@ -13,6 +13,7 @@ from cxp2p.errors import PeerUnreachable
 from cxp2p.identity import Identity, load_identity, new_identity
 from cxp2p.net import Network
 from cxp2p.net.discover import offer_sequence
+from cxp2p.receipts import HOURS, Calendar
 
 
 class PeerSettings(BaseModel):
@@ -33,6 +34,17 @@ class PeerSettings(BaseModel):
     )
     dht_server: bool = Field(True, description="Keep records for others. Set to false behind a NAT.")
     psk: str | None = Field(None, description="64 hex digits shared by all peers of a private network.")
+    epoch_s: int = Field(
+        HOURS.epoch_ms // 1000,
+        ge=1,
+        le=86_400,
+        description="Seconds that an epoch lasts; all peers of a network must have the same. Shorter for trying out.",
+    )
+
+    @property
+    def calendar(self) -> Calendar:
+        """The network's epochs."""
+        return Calendar(self.epoch_s * 1000)
 
 
 @asynccontextmanager

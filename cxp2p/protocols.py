@@ -12,6 +12,7 @@ from typing import Final
 JOB: Final = "/cxp2p/job/1"
 OFFERS: Final = "/cxp2p/offers/1"
 OFFER_WATCH: Final = "/cxp2p/offer/1"
+CLAIM: Final = "/cxp2p/claim/1"
 KAD: Final = "/cxp2p/kad/1.0.0"
 
 # Frame tags, one number space for all protocols.
@@ -23,10 +24,12 @@ TAG_CANCEL: Final = 5
 TAG_RECEIPT: Final = 6
 TAG_COUNTERSIGN: Final = 7
 TAG_FAILURE: Final = 8
-# 9 is kept for the voucher that pays during a long stream.
+TAG_VOUCHER: Final = 9
 TAG_OFFERS_WANTED: Final = 10
 TAG_OFFERS_KNOWN: Final = 11
 TAG_OFFER: Final = 12
+TAG_CLAIM: Final = 13
+TAG_CLAIM_REFUSED: Final = 14
 
 # Limits on what a stranger can make us hold.
 ASK_BYTES_MAX: Final = 17 * 1024 * 1024  # a 16 MiB HTTP body, re-encoded, plus its order
@@ -61,7 +64,22 @@ OUTPUT_LEAF_TOKENS: Final = 32  # a leaf of 128 bytes: about two lines of text t
 OUTPUT_LEAF_BYTES: Final = 64 * 1024  # of an answer that is no text: two seconds of speech
 LANES_PER_GATEWAY_MAX: Final = 256  # twice STREAMS_PER_PEER_MAX, so that idle lanes are found again
 
+# Vouchers: how much output comes before the first, for each service; see `cxp2p.vouchers`.
+VOUCHER_TOKENS: Final = 256
+VOUCHER_VECTORS: Final = 256
+VOUCHER_AUDIO_MS: Final = 16_384  # about the speech of 60 tokens
+VOUCHER_PAGES: Final = 4
+VOUCHER_DISTANCE_MAX: Final = 16  # times the first: distances double up to here
+VOUCHER_ROOM: Final = 4  # times the first: what a node makes while a voucher is on its way
+VOUCHER_TIMEOUT_S: Final = 30.0  # how long a node waits for vouchers in all of a job
+VOUCHERS_PER_JOB_MAX: Final = 64  # 65,536 tokens take 20, the longest speech 36
+
+# Claims.
+CLAIMS_PER_STREAM_MAX: Final = 64  # one after another, then the stream is closed
+CLAIM_TIMEOUT_S: Final = 30.0  # for the answer to one, and for the next one to come
+
 # Epochs.
+EPOCH_MS: Final = 3_600_000  # peers that try things out may agree on less: what follows keeps its proportion to it
 EPOCH_GRACE_MS: Final = 10 * 60_000  # a receipt that comes later counts for the next epoch
 EPOCH_LATE_MS: Final = 24 * 3_600_000  # one that comes later than that counts for none
 EPOCHS_LATE_MAX: Final = 24  # what the two above leave: the last epoch that counts a receipt is so many after its own

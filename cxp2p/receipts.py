@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Final
 
 from cxp2p import protocols
 from cxp2p.errors import ReceiptInvalid
 from cxp2p.records import Capability, Countersign, Finish, Order, Prices, Receipt, Verdict
-
-EPOCH_MS = 3_600_000
 
 
 def digest(data: bytes) -> bytes:
@@ -22,9 +21,48 @@ def digest(data: bytes) -> bytes:
     return sha256(data).digest()
 
 
-def epoch_of(wall_ms: int) -> int:
-    """The number of the hour since the Unix epoch."""
-    return wall_ms // EPOCH_MS
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """How long an epoch is, which must be the same for all peers of a network. Shorter ones are for trying out.
+
+    What follows from it keeps its proportion: ten minutes of grace and a day to be late, in a network of hours.
+    """
+
+    epoch_ms: int = protocols.EPOCH_MS
+
+    @property
+    def grace_ms(self) -> int:
+        """How long after its epoch a receipt still counts for it."""
+        return self.epoch_ms * protocols.EPOCH_GRACE_MS // protocols.EPOCH_MS
+
+    @property
+    def late_ms(self) -> int:
+        """How long after its epoch a receipt still counts at all."""
+        return self.epoch_ms * protocols.EPOCHS_LATE_MAX
+
+    def epoch_of(self, wall_ms: int) -> int:
+        """The number of the epoch since 1970."""
+        return wall_ms // self.epoch_ms
+
+    def begins_at_ms(self, epoch: int) -> int:
+        """The first moment of an epoch."""
+        return epoch * self.epoch_ms
+
+    def closes_at_ms(self, epoch: int) -> int:
+        """From when on nothing more counts for an epoch."""
+        return self.begins_at_ms(epoch + 1) + self.grace_ms
+
+    def counts_for(self, epoch: int, at_ms: int) -> int | None:
+        """The epoch for which a receipt of `epoch` counts that was countersigned at `at_ms`; None: it came too late.
+
+        Its own until the end of the grace, then the first one that is still open, for as long as it may be late.
+        """
+        if at_ms >= self.begins_at_ms(epoch + 1) + self.late_ms:
+            return None
+        return max(epoch, self.epoch_of(max(0, at_ms - self.grace_ms)))
+
+
+HOURS: Final = Calendar()
 
 
 def request_commit(salt: bytes, request: bytes) -> bytes:
@@ -60,7 +98,7 @@ class Terms:
     seed: int
 
 
-def make_order(terms: Terms, lane: Lane, order_id: bytes, wall_ms: int) -> Order:
+def make_order(terms: Terms, lane: Lane, order_id: bytes, wall_ms: int, calendar: Calendar = HOURS) -> Order:
     """The next order of `lane`, at the node's own prices."""
     capability = terms.capability
     max_charge = charge_of(capability.prices, terms.max_in, terms.max_out)
@@ -70,7 +108,7 @@ def make_order(terms: Terms, lane: Lane, order_id: bytes, wall_ms: int) -> Order
         node=terms.node,
         lane=lane.lane,
         seq=lane.seq,
-        epoch=epoch_of(wall_ms),
+        epoch=calendar.epoch_of(wall_ms),
         service=capability.service,
         model=capability.model,
         model_digest=capability.model_digest,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from cxp2p.kept_files import Settled
-from cxp2p.receipts import EPOCH_MS, digest
+from cxp2p.receipts import HOURS, Calendar, digest
 from cxp2p.records import Finish, Service, Verdict
 
 MICRO = 1_000_000
@@ -35,9 +35,9 @@ def credits_of(amount: int) -> str:
     return f"{amount // MICRO:,}.{amount % MICRO:06d} credits"
 
 
-def epoch_times(epoch: int) -> str:
+def epoch_times(epoch: int, calendar: Calendar = HOURS) -> str:
     """From when to when an epoch is."""
-    return f"{_time(epoch * EPOCH_MS)} to {_time((epoch + 1) * EPOCH_MS)}"
+    return f"{_time(calendar.begins_at_ms(epoch))} to {_time(calendar.begins_at_ms(epoch + 1))}"
 
 
 def receipt_lines(settled: Settled) -> list[str]:

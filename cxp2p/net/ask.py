@@ -88,7 +88,13 @@ class Asker:
     """Asks the network for work and settles it. `rng` makes ids, salts and seeds: a `SystemRandom` outside of tests."""
 
     def __init__(
-        self, identity: Identity, network: Network, discovery: Discovery, wall_ms: Callable[[], int], rng: Random
+        self,
+        identity: Identity,
+        network: Network,
+        discovery: Discovery,
+        wall_ms: Callable[[], int],
+        rng: Random,
+        calendar: receipts.Calendar = receipts.HOURS,
     ) -> None:
         self._identity = identity
         self._network = network
@@ -96,6 +102,7 @@ class Asker:
         self._directory = discovery.directory
         self._wall_ms = wall_ms
         self._rng = rng
+        self._calendar = calendar
         self._lanes = FreeLanes(lambda: rng.randbytes(16))
 
     async def run(
@@ -190,7 +197,7 @@ class Asker:
             max_out=max_out,
             seed=self._rng.getrandbits(63) if seed is None else seed % 2**63,
         )
-        order = receipts.make_order(terms, lane, self._rng.randbytes(16), self._wall_ms())
+        order = receipts.make_order(terms, lane, self._rng.randbytes(16), self._wall_ms(), self._calendar)
         return Attempt(
             identity=self._identity,
             order=order,

@@ -176,7 +176,7 @@ async def open_gateway(
     async with (
         open_books(settings) as store,
         open_peer(settings.peer, data_path_of(settings)) as (identity, network),
-        join(identity, network, rng) as net,
+        join(identity, network, rng, calendar=settings.peer.calendar) as net,
         open_dispatch(net, store, wall_ms, _options(settings), CATALOGUE, metrics) as dispatch,
         open_schemas() as schemas,
         _metrics_told(settings.metrics, metrics) as metrics_url,

@@ -19,9 +19,11 @@ from cxp2p.identity import Identity
 from cxp2p.lanes import NodeLanes
 from cxp2p.net import Network
 from cxp2p.net.discover import Discovery
+from cxp2p.net.rhythm import Rhythm
 from cxp2p.net.tasks import background
 from cxp2p.paths import default_data_path
 from cxp2p.peer import open_peer
+from cxp2p.receipts import HOURS, Calendar
 from cxp2p.records import Capability, Service
 from cxp2p.wire import encode
 from cxp2p_node.advertise import Advertiser
@@ -76,11 +78,13 @@ async def run_node(
     rng: random.Random,
     exposure_max: int,
     owner: str = "",
+    calendar: Calendar = HOURS,
+    rhythm: Rhythm | None = None,
 ) -> AsyncIterator[Node]:
     """A node on an open network, for as long as the block runs. It also passes on offers that it hears of."""
     described = ((engine, engine.describe()) for engine in engines)
     benches = {(each.service, each.model): bench(engine) for engine, each in described}
-    lanes = NodeLanes(identity.peer, exposure_max)
+    lanes = NodeLanes(identity.peer, exposure_max, calendar)
 
     def offered() -> tuple[Capability, ...]:
         return tuple(each.capability() for each in benches.values() if each.engine.ready)
@@ -94,13 +98,14 @@ async def run_node(
         wall_ms,
         agent=f"cxp2p/{cxp2p.__version__}",
         owner=owner,
+        rhythm=rhythm,
     )
     absent = sum(len(encode(each.capability())) for each in benches.values() if not each.engine.ready)
     if len(advertiser.envelope) + absent + OFFER_BYTES_SPARE > protocols.OFFER_BYTES_MAX:
         raise SettingsError("models: their offer is too large for the network: serve fewer, or give them shorter names")
     for engine in engines:
         engine.on_change(advertiser.change)
-    discovery = Discovery(network, Directory(), wall_ms, rng, watching=False)
+    discovery = Discovery(network, Directory(), wall_ms, rng, watching=False, rhythm=rhythm)
     discovery.own_offer = lambda: advertiser.envelope
     async with background() as nursery:
         network.serve(protocols.JOB, serving.handle)
@@ -146,6 +151,7 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Node]:
             rng=random.SystemRandom(),
             exposure_max=settings.work.exposure_max,
             owner=settings.work.owner,
+            calendar=settings.peer.calendar,
         )
         yield replace(await stack.enter_async_context(running), unusable=unusable)
 

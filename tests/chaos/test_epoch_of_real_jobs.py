@@ -10,7 +10,7 @@ from cxp2p.epoch_files import published, read_epoch
 from cxp2p.epochs import Inclusion, check_inclusion, close_epoch, open_entry, place_of
 from cxp2p.identity import Kind, identity_from_seed
 from cxp2p.kept_files import settlements_in
-from cxp2p.receipts import epoch_of
+from cxp2p.receipts import HOURS
 from cxp2p.rewards import DEFAULT_RULES, rewards, rules_hash
 from cxp2p.wire import encode
 from cxp2p_gateway.http import _signed
@@ -34,7 +34,7 @@ async def test_what_nodes_and_asker_signed_makes_an_epoch(autojump_clock: MockCl
 
     entries = [open_entry(each.receipt_envelope, each.countersign_envelope) for each in books.settled]
     assert gateway.peer == entries[0].receipt.gateway
-    root, ordered, tree = close_epoch(gateway.peer, epoch_of(EPOCH_MS), entries, None, rules_hash(DEFAULT_RULES))
+    root, ordered, tree = close_epoch(gateway.peer, HOURS.epoch_of(EPOCH_MS), entries, None, rules_hash(DEFAULT_RULES))
     envelope = gateway.seal(Kind.EPOCH_ROOT, encode(root))
     read_again = read_epoch(published(envelope, ordered))
     out = rewards(DEFAULT_RULES, read_again.entries)

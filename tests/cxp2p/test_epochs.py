@@ -16,15 +16,14 @@ from cxp2p.epochs import (
     check_inclusion,
     check_total,
     close_epoch,
-    closes_at_ms,
-    counts_for,
     open_entry,
     open_root,
     place_of,
 )
 from cxp2p.errors import EpochInvalid
 from cxp2p.identity import Kind
-from cxp2p.receipts import EPOCH_MS, digest
+from cxp2p.protocols import EPOCH_MS
+from cxp2p.receipts import HOURS, Calendar, digest
 from cxp2p.records import Finish, Verdict
 from cxp2p.wire import decode, encode
 from hours import EPOCH, GATEWAY, NODES, OTHER_GATEWAY, RULES_HASH, entry, hour, receipt_of, seal
@@ -48,18 +47,28 @@ MINUTE_MS = 60_000
 )
 def test_a_receipt_counts_for_its_epoch_then_for_the_next_then_for_none(at_ms: int, counts: int | None) -> None:
     """Ten minutes of grace, then late in the epoch that is still open, for a day."""
-    assert counts_for(EPOCH, at_ms) == counts
+    assert HOURS.counts_for(EPOCH, at_ms) == counts
 
 
-@given(st.integers(1, 10**6), st.integers(0, 10**6 * EPOCH_MS + 30 * EPOCH_MS))
-def test_what_counts_is_open_and_may_stand_there(epoch: int, at_ms: int) -> None:
+def test_the_table_of_limits_is_that_of_hours() -> None:
+    """Grace and lateness of an hour are what the protocol says; those of a shorter epoch keep the proportion."""
+    assert (HOURS.epoch_ms, HOURS.grace_ms, HOURS.late_ms) == (EPOCH_MS, 10 * MINUTE_MS, protocols.EPOCH_LATE_MS)
+    short = Calendar(6_000)
+    assert (short.grace_ms, short.late_ms, short.closes_at_ms(9)) == (1_000, 144_000, 61_000)
+    assert short.epoch_of(59_999) == 9
+
+
+@given(st.sampled_from([1_000, 5_000, EPOCH_MS]), st.integers(1, 10**6), st.floats(-2, 30))
+def test_what_counts_is_open_and_may_stand_there(epoch_ms: int, epoch: int, later: float) -> None:
     """Whatever the time, a receipt counts for an epoch that is not closed, and which a verifier lets it stand in."""
-    counts = counts_for(epoch, at_ms)
+    calendar = Calendar(epoch_ms)
+    at_ms = max(0, round((epoch + later) * epoch_ms))
+    counts = calendar.counts_for(epoch, at_ms)
 
     if counts is None:
-        assert at_ms >= (epoch + 1) * EPOCH_MS + protocols.EPOCH_LATE_MS
+        assert at_ms >= (epoch + 1) * epoch_ms + calendar.late_ms
     else:
-        assert at_ms < closes_at_ms(counts)
+        assert at_ms < calendar.closes_at_ms(counts)
         assert 0 <= counts - epoch <= protocols.EPOCHS_LATE_MAX
 
 

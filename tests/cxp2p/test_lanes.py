@@ -37,7 +37,7 @@ def refusal_of(lanes: NodeLanes, an_order: Order, **changes: Any) -> tuple[Refus
         ({}, {"commit": b"x" * 32}, RefusalCode.ORDER_INVALID, "not about this request"),
         ({}, {"wall_ms": WALL + 90_001}, RefusalCode.ORDER_INVALID, "expired 30001 ms ago"),
         ({}, {"wall_ms": WALL - 30_001}, RefusalCode.ORDER_INVALID, "too far in the future"),
-        ({"epoch": receipts.epoch_of(WALL) + 2}, {}, RefusalCode.ORDER_INVALID, "epoch"),
+        ({"epoch": receipts.HOURS.epoch_of(WALL) + 2}, {}, RefusalCode.ORDER_INVALID, "epoch"),
         ({}, {"capability": None}, RefusalCode.MODEL_UNKNOWN, "not served here"),
         ({"model_digest": b"x" * 32}, {}, RefusalCode.MODEL_UNKNOWN, "not served here"),
         ({"prices": Prices(input=1, output=2_000_000)}, {}, RefusalCode.PRICE_TOO_LOW, "per million"),
