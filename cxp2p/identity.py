@@ -41,6 +41,7 @@ class Kind(StrEnum):
 
     OFFER = "offer"
     ORDER = "order"
+    VOUCHER = "voucher"
     RECEIPT = "receipt"
     COUNTERSIGN = "countersign"
     EPOCH_ROOT = "epoch-root"

@@ -65,10 +65,10 @@ OUTPUT_LEAF_BYTES: Final = 64 * 1024  # of an answer that is no text: two second
 LANES_PER_GATEWAY_MAX: Final = 256  # twice STREAMS_PER_PEER_MAX, so that idle lanes are found again
 
 # Vouchers: how much output comes before the first, for each service; see `cxp2p.vouchers`.
-VOUCHER_TOKENS: Final = 256
-VOUCHER_VECTORS: Final = 256
+VOUCHER_TOKENS: Final = 256  # about 190 words: short answers need none
+VOUCHER_VECTORS: Final = 256  # an eighth of the longest job
 VOUCHER_AUDIO_MS: Final = 16_384  # about the speech of 60 tokens
-VOUCHER_PAGES: Final = 4
+VOUCHER_PAGES: Final = 4  # of at most 50
 VOUCHER_DISTANCE_MAX: Final = 16  # times the first: distances double up to here
 VOUCHER_ROOM: Final = 4  # times the first: what a node makes while a voucher is on its way
 VOUCHER_TIMEOUT_S: Final = 30.0  # how long a node waits for vouchers in all of a job

@@ -217,9 +217,36 @@ class ReceiptSent:
 
 @record
 class CountersignSent:
-    """Asker → node, last: the countersign's envelope."""
+    """Asker → node, last; or the answer to a claim: the countersign's envelope."""
 
     envelope: Blob
+
+
+@record
+class VoucherSent:
+    """Asker → node, while a job runs: the voucher's envelope."""
+
+    envelope: Blob
+
+
+# What was not countersigned: /cxp2p/claim/1.
+
+
+@record
+class ClaimSent:
+    """Node → gateway: the envelopes of a receipt that nobody answered, of its order, and of its last voucher."""
+
+    order: Blob
+    receipt: Blob
+    voucher: Blob | None
+
+
+@record
+class ClaimRefused:
+    """Gateway → node: no countersign. `retry_after_ms`: when to ask again; 0: never."""
+
+    reason: Reason
+    retry_after_ms: Count
 
 
 # Discovery: /cxp2p/offers/1 and /cxp2p/offer/1.
@@ -275,6 +302,17 @@ class Order:
     cum_authorised: Natural
     resume_of: Bytes16 | None
     offset: Natural | None
+
+
+@record
+class Voucher:
+    """The asker's signed word, while a job runs, that its lane is worth so much by now."""
+
+    gateway: PeerId
+    node: PeerId
+    lane: Bytes16
+    seq: Natural
+    cum_amount: Natural
 
 
 @record

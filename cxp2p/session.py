@@ -3,7 +3,7 @@
 What is legal stands in the tables below and nowhere else. Each side has its own state, because the two talk at once:
 a Cancel may cross a Piece or the Receipt on the way.
 
-    asker:  FRESH --Ask--> ASKED --Cancel--> CANCELLED
+    asker:  FRESH --Ask--> ASKED --Voucher--> ASKED --Cancel--> CANCELLED
                             any of both --Countersign--> DONE          (only after the node's Receipt)
     node:   FRESH --Refusal--> DONE
             FRESH --Accepted--> WORKING --Piece--> WORKING --Receipt | Failure--> DONE
@@ -17,7 +17,17 @@ from typing import Final, TypeAlias
 
 from cxp2p import protocols
 from cxp2p.errors import LocalProtocolError, RemoteProtocolError
-from cxp2p.records import Accepted, Ask, Cancel, CountersignSent, Failure, Piece, ReceiptSent, Refusal
+from cxp2p.records import (
+    Accepted,
+    Ask,
+    Cancel,
+    CountersignSent,
+    Failure,
+    Piece,
+    ReceiptSent,
+    Refusal,
+    VoucherSent,
+)
 from cxp2p.wire import FrameReader, encode_frame
 
 
@@ -38,12 +48,13 @@ class State(Enum):
     DONE = auto()
 
 
-Event: TypeAlias = Ask | Accepted | Refusal | Piece | Cancel | Failure | ReceiptSent | CountersignSent
+Event: TypeAlias = Ask | Accepted | Refusal | Piece | VoucherSent | Cancel | Failure | ReceiptSent | CountersignSent
 
 _NEXT: Final = MappingProxyType(
     {
         Side.ASKER: {
             (State.FRESH, Ask): State.ASKED,
+            (State.ASKED, VoucherSent): State.ASKED,
             (State.ASKED, Cancel): State.CANCELLED,
             (State.ASKED, CountersignSent): State.DONE,
             (State.CANCELLED, CountersignSent): State.DONE,
@@ -124,6 +135,8 @@ class Session:
         if side is Side.NODE and self.states[Side.ASKER] is State.FRESH:
             return fault
         if isinstance(event, CountersignSent) and not self._receipt_seen:
+            return fault
+        if isinstance(event, VoucherSent) and self.states[Side.NODE] is State.FRESH:
             return fault
         self._receipt_seen |= isinstance(event, ReceiptSent)
         self.states[side] = target

@@ -20,6 +20,8 @@ from cxp2p.records import (
     Accepted,
     Ask,
     Cancel,
+    ClaimRefused,
+    ClaimSent,
     CountersignSent,
     Failure,
     OfferSent,
@@ -28,6 +30,7 @@ from cxp2p.records import (
     Piece,
     ReceiptSent,
     Refusal,
+    VoucherSent,
 )
 
 T = TypeVar("T")
@@ -42,9 +45,12 @@ RECORD_OF_TAG: Final = MappingProxyType(
         protocols.TAG_RECEIPT: ReceiptSent,
         protocols.TAG_COUNTERSIGN: CountersignSent,
         protocols.TAG_FAILURE: Failure,
+        protocols.TAG_VOUCHER: VoucherSent,
         protocols.TAG_OFFERS_WANTED: OffersWanted,
         protocols.TAG_OFFERS_KNOWN: OffersKnown,
         protocols.TAG_OFFER: OfferSent,
+        protocols.TAG_CLAIM: ClaimSent,
+        protocols.TAG_CLAIM_REFUSED: ClaimRefused,
     }
 )
 _TAG_OF_RECORD: Final = {kind: tag for tag, kind in RECORD_OF_TAG.items()}

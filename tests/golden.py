@@ -24,6 +24,8 @@ from cxp2p.records import (
     Cancel,
     Capability,
     ChatJob,
+    ClaimRefused,
+    ClaimSent,
     Countersign,
     CountersignSent,
     Failure,
@@ -45,6 +47,8 @@ from cxp2p.records import (
     Sampling,
     Service,
     Verdict,
+    Voucher,
+    VoucherSent,
 )
 from cxp2p.units import output_commit
 from cxp2p.wire import RECORD_OF_TAG, encode, encode_frame
@@ -107,6 +111,8 @@ ORDER = make_order(
     wall_ms=WALL_MS,
 )
 ORDER_ENVELOPE = GATEWAY.seal(Kind.ORDER, encode(ORDER))
+VOUCHER = Voucher(gateway=GATEWAY.peer, node=NODE.peer, lane=ORDER.lane, seq=ORDER.seq, cum_amount=100 + 1)
+VOUCHER_ENVELOPE = GATEWAY.seal(Kind.VOUCHER, encode(VOUCHER))
 RECEIPT = Receipt(
     order_hash=digest(ORDER_ENVELOPE),
     gateway=GATEWAY.peer,
@@ -178,16 +184,21 @@ FRAMES: Final[Mapping[str, object]] = {
     "any offers wanted": OffersWanted(service=None, model=None, limit=32),
     "offers known": OffersKnown(envelopes=(OFFER_ENVELOPE,)),
     "offer": OfferSent(envelope=OFFER_ENVELOPE),
+    "voucher": VoucherSent(envelope=VOUCHER_ENVELOPE),
+    "claim": ClaimSent(order=ORDER_ENVELOPE, receipt=RECEIPT_ENVELOPE, voucher=VOUCHER_ENVELOPE),
+    "claim without voucher": ClaimSent(order=ORDER_ENVELOPE, receipt=RECEIPT_ENVELOPE, voucher=None),
+    "claim refused": ClaimRefused(reason="this order is not known here", retry_after_ms=0),
 }
 ENVELOPES: Final[Mapping[Kind, tuple[bytes, object, bytes]]] = {
     Kind.OFFER: (NODE_SEED, OFFER, OFFER_ENVELOPE),
     Kind.ORDER: (GATEWAY_SEED, ORDER, ORDER_ENVELOPE),
+    Kind.VOUCHER: (GATEWAY_SEED, VOUCHER, VOUCHER_ENVELOPE),
     Kind.RECEIPT: (NODE_SEED, RECEIPT, RECEIPT_ENVELOPE),
     Kind.COUNTERSIGN: (GATEWAY_SEED, COUNTERSIGN, COUNTERSIGN_ENVELOPE),
     Kind.EPOCH_ROOT: (GATEWAY_SEED, EPOCH_ROOT, EPOCH_ROOT_ENVELOPE),
 }
 REFUSED: Final[Mapping[str, str]] = {
-    "a tag that nothing has": "0382" + "09a0",
+    "a tag that nothing has": "0382" + "17a0",
     "a length that is not minimal": "8300" + "8205a0",
     "a length of five bytes": "8080808001",
     "a missing field": "038202a0",

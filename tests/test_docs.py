@@ -33,6 +33,7 @@ from cxp2p.records import (
     Receipt,
     RefusalCode,
     Sampling,
+    Voucher,
 )
 from cxp2p.rewards import DEFAULT_RULES
 from cxp2p.wire import RECORD_OF_TAG
@@ -90,6 +91,7 @@ def test_signatures_are_listed() -> None:
     ("start", "listed"),
     [
         ("**Order** (the asker signs):", fields_of(Order)),
+        ("**Voucher** (the asker signs):", fields_of(Voucher)),
         ("**Receipt** (the node signs):", fields_of(Receipt)),
         ("**Countersign** (the asker signs):", fields_of(Countersign)),
         ("**EpochRoot** (the gateway signs):", fields_of(EpochRoot)),

@@ -17,13 +17,14 @@ from cxp2p.evidence import check_evidence
 from cxp2p.identity import Kind, identity_from_seed, open_envelope
 from cxp2p.merkle import Proof, Sum, check_proof, sum_leaf
 from cxp2p.receipts import Delivered, Lane, check_receipt, digest, request_commit
-from cxp2p.records import ChatJob, Countersign, EpochRoot, Offer, Order, Receipt
+from cxp2p.records import ChatJob, Countersign, EpochRoot, Offer, Order, Receipt, Voucher
 from cxp2p.units import output_commit
 from cxp2p.wire import RECORD_OF_TAG, FrameReader, decode, encode, encode_frame
 
 RECORD_OF_KIND: dict[Kind, type] = {
     Kind.OFFER: Offer,
     Kind.ORDER: Order,
+    Kind.VOUCHER: Voucher,
     Kind.RECEIPT: Receipt,
     Kind.COUNTERSIGN: Countersign,
     Kind.EPOCH_ROOT: EpochRoot,

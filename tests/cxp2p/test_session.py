@@ -19,6 +19,7 @@ from cxp2p.records import (
     ReceiptSent,
     Refusal,
     RefusalCode,
+    VoucherSent,
 )
 from cxp2p.session import Event, Session, Side, State
 from cxp2p.wire import encode_frame
@@ -31,7 +32,8 @@ CANCEL = Cancel()
 FAILURE = Failure(code=FailureCode.ENGINE_DIED, reason="gone", limit=0, actual=0)
 RECEIPT = ReceiptSent(envelope=b"e")
 COUNTERSIGN = CountersignSent(envelope=b"c")
-EVERYTHING: list[Event] = [ASK, ACCEPTED, REFUSAL, PIECE, CANCEL, FAILURE, RECEIPT, COUNTERSIGN]
+VOUCHER = VoucherSent(envelope=b"v")
+EVERYTHING: list[Event] = [ASK, ACCEPTED, REFUSAL, PIECE, CANCEL, FAILURE, RECEIPT, COUNTERSIGN, VOUCHER]
 
 WHOLE: list[list[tuple[Side, Event]]] = [
     [(Side.ASKER, ASK), (Side.NODE, REFUSAL)],
@@ -49,6 +51,9 @@ WHOLE: list[list[tuple[Side, Event]]] = [
         (Side.ASKER, ASK),
         (Side.NODE, ACCEPTED),
         *[(Side.NODE, PIECE)] * 5,
+        (Side.ASKER, VOUCHER),
+        (Side.NODE, PIECE),
+        (Side.ASKER, VOUCHER),
         (Side.NODE, RECEIPT),
         (Side.ASKER, COUNTERSIGN),
     ],

@@ -34,7 +34,7 @@ async function open (kind, data) {
   return { peer: peerIdFromPublicKey(envelope.publicKey).toString(), record }
 }
 
-const SIGNER = { offer: 'peer', order: 'gateway', receipt: 'node', 'epoch-root': 'gateway' }
+const SIGNER = { offer: 'peer', order: 'gateway', voucher: 'gateway', receipt: 'node', 'epoch-root': 'gateway' }
 
 async function openOwn (kind, data) {
   const { peer, record } = await open(kind, data)
