@@ -17,6 +17,7 @@ from cxp2p_gateway.store import Store, StoreError, StoreLocked, moving, postgres
 from cxp2p_gateway.store.rows import Session, UseQuery
 from cxp2p_gateway.store.schema import KEEPERS, METADATA
 from test_store import KEY, LATER_MS, USER, Clock, generation
+from test_store_orders import KEPT, SENT
 
 LIMITED = replace(KEY, id="limited1", kind=Kind.VIRTUAL, models=("a", "b"), spend_limit=2**62, rpm=5)
 SESSION = Session(digest=b"\x00\xff" * 16, account="user_1", created_at_ms=1, expires_at_ms=2)
@@ -33,6 +34,8 @@ async def fill(store: Store) -> None:
         await store.reserve(f"o{number}", "user_1", 50, LATER_MS)
         await store.settle(generation(f"o{number}", app="radio"))
     await store.reserve("left", "user_1", 50, LATER_MS)
+    await store.do(lambda tables: tables.put_order(SENT))
+    await store.do(lambda tables: tables.add_evidence(KEPT))
 
 
 async def content(store: Store) -> list[object]:
@@ -45,6 +48,8 @@ async def content(store: Store) -> list[object]:
         await store.keys_of("user_1"),
         await store.uses(ALL_DAYS),
         await store.latest_generations("user_1", 100),
+        await store.do(lambda tables: tables.order(SENT.order_id)),
+        await store.do(lambda tables: tables.evidence(10, 0)),
         sorted(await store.do(lambda tables: tables.all_holds()), key=str),
         sorted(await store.do(lambda tables: tables.all_transfers()), key=str),
         sorted(await store.do(lambda tables: tables.all_balances()), key=str),

@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import trio
 
-from cxp2p.ledger import Account, Change, Hold, Ledger, Transfer
+from cxp2p.ledger import NETWORK, Account, Change, Hold, Ledger, Transfer
 from cxp2p_gateway.keys import Key
 from cxp2p_gateway.spending import Budget
 from cxp2p_gateway.store import GENERATIONS_MAX, Generation, Store, StoreError, Tables
-from cxp2p_gateway.store.rows import GroupBy, Session, Use, UseQuery, User, UseSum
+from cxp2p_gateway.store.rows import GroupBy, KeptEvidence, SentOrder, Session, Use, UseQuery, User, UseSum
 
 T = TypeVar("T")
 
@@ -28,6 +28,8 @@ class MemoryTables(Ledger):
     budgets: dict[str, Budget] = field(default_factory=dict)
     rates: dict[tuple[str, str], int] = field(default_factory=dict)
     settled: dict[str, Generation] = field(default_factory=dict)
+    sent: dict[str, SentOrder] = field(default_factory=dict)
+    wrongs: dict[str, KeptEvidence] = field(default_factory=dict)
     used: dict[tuple[str, ...], Use] = field(default_factory=dict)
 
     def write(self, change: Change, at_ms: int) -> None:
@@ -119,7 +121,7 @@ class MemoryTables(Ledger):
     def put_rate(self, key_id: str, kind: str, empty_at_us: int) -> None:
         self.rates[key_id, kind] = empty_at_us
 
-    # What was signed, and what was used.
+    # What was signed.
 
     def generations(self, account_id: str, generation_id: str) -> tuple[Generation, ...]:
         found = [each for each in self.settled.values() if (each.account, each.id) == (account_id, generation_id)]
@@ -139,6 +141,50 @@ class MemoryTables(Ledger):
         for each in dropped:
             del self.settled[each.order_id]
         return len(dropped)
+
+    def generation(self, order_id: str) -> Generation | None:
+        return self.settled.get(order_id)
+
+    def late_charge(self, node: str, since_ms: int) -> int:
+        late = [each for each in self.settled.values() if (each.account, each.node) == (NETWORK, node)]
+        return sum(each.charge for each in late if each.created_at_ms >= since_ms)
+
+    # Orders on their way, and those that ended without a receipt; evidence.
+
+    def order(self, order_id: str) -> SentOrder | None:
+        return self.sent.get(order_id)
+
+    def put_order(self, order: SentOrder) -> None:
+        self.sent[order.order_id] = order
+
+    def drop_order(self, order_id: str) -> None:
+        self.sent.pop(order_id, None)
+
+    def forget_orders(self, before_ms: int, kept_max: int, step: int) -> int:
+        oldest = sorted(self.sent.values(), key=lambda each: (each.sent_at_ms, each.order_id))
+        over = len(oldest) - kept_max
+        dropped = [each for place, each in enumerate(oldest) if place < over or each.sent_at_ms < before_ms][:step]
+        for each in dropped:
+            del self.sent[each.order_id]
+        return len(dropped)
+
+    def add_evidence(self, evidence: KeptEvidence) -> bool:
+        return self.wrongs.setdefault(evidence.id, evidence) is evidence
+
+    def evidence_count(self, peer: str, wrong: str) -> int:
+        return sum((each.peer, each.wrong) == (peer, wrong) for each in self.wrongs.values())
+
+    def evidence(self, limit: int, offset: int) -> tuple[KeptEvidence, ...]:
+        ordered = sorted(self.wrongs.values(), key=lambda each: (each.at_ms, each.id), reverse=True)
+        return tuple(ordered[offset : offset + limit])
+
+    def forget_evidence(self, kept_max: int) -> int:
+        dropped = self.evidence(len(self.wrongs), kept_max)
+        for each in dropped:
+            del self.wrongs[each.id]
+        return len(dropped)
+
+    # What was used.
 
     def add_use(self, use: Use) -> None:
         name = (use.account, use.day, use.key, use.service, use.model, use.app)

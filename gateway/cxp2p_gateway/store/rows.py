@@ -1,4 +1,4 @@
-"""What a gateway keeps beside the ledger and the keys: people, their sessions, what was signed, and what was used."""
+"""What a gateway keeps beside the ledger and the keys: people, their sessions, orders, what was signed and used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class Generation:
     """One settled order of one account, and the exact bytes that were signed about it.
 
     `order_id` is the id of its hold. `id` is what the client was given; an id may have more than one order. `app` is
-    the client's name for itself, or where it says that it is from.
+    the client's name for itself, or where it says that it is from. The account of an order that was settled late, when
+    its node claimed it, is the network's.
     """
 
     order_id: str
@@ -35,6 +36,41 @@ class Generation:
     app: str = ""
     origin: str = ""
     streamed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentOrder:
+    """An order from before it leaves until its receipt. `order_id` is the id of its hold.
+
+    One that ended without a receipt stays for its node to claim: with what arrived, `units` and `output_commit`,
+    whether this side cancelled it, and what was wrong with the answer. Without units nobody knows what arrived.
+    """
+
+    order_id: str
+    node: str
+    lane: bytes
+    seq: int
+    envelope: bytes
+    sent_at_ms: int
+    units: int | None = None
+    output_commit: bytes | None = None
+    cancelled: bool = False
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptEvidence:
+    """What a peer signed that it should not have, or what is disputed about it. `id`: the SHA-256 of `data`, in hex.
+
+    `data` is an encoded `cxp2p.evidence.Evidence`; `wrong` and `says` are what it was found to prove.
+    """
+
+    id: str
+    peer: str
+    wrong: str
+    says: str
+    data: bytes
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -159,12 +159,47 @@ USES: Final = Table(
     Column("out_units", WHOLE, nullable=False),
     Column("charge", WHOLE, nullable=False),
 )
+ORDERS: Final = Table(
+    "orders",
+    METADATA,
+    Column("order_id", Text, primary_key=True),
+    Column("node", Text, nullable=False),
+    Column("lane", LargeBinary, nullable=False),
+    Column("seq", WHOLE, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("sent_at_ms", WHOLE, nullable=False),
+    Column("units", WHOLE),
+    Column("output_commit", LargeBinary),
+    Column("cancelled", Boolean, nullable=False, server_default="0"),
+    Column("fault", Text, nullable=False, server_default=""),
+)
+EVIDENCE: Final = Table(
+    "evidence",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("peer", Text, nullable=False),
+    Column("wrong", Text, nullable=False),
+    Column("says", Text, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("at_ms", WHOLE, nullable=False),
+)
 
 _IS_OPEN: Final = HOLDS.c.state == HoldState.OPEN.value
 Index("open_holds", HOLDS.c.expires_at_ms, sqlite_where=_IS_OPEN, postgresql_where=_IS_OPEN)
 Index("open_holds_by_key", HOLDS.c.key, sqlite_where=_IS_OPEN, postgresql_where=_IS_OPEN)
 Index("generations_by_id", GENERATIONS.c.id, GENERATIONS.c.account)
 Index("generations_by_account", GENERATIONS.c.account, GENERATIONS.c.row)
+_IS_LATE: Final = GENERATIONS.c.account == NETWORK
+Index(
+    "late_generations",
+    GENERATIONS.c.node,
+    GENERATIONS.c.created_at_ms,
+    sqlite_where=_IS_LATE,
+    postgresql_where=_IS_LATE,
+)
+Index("orders_by_age", ORDERS.c.sent_at_ms, ORDERS.c.order_id)
+Index("evidence_by_peer", EVIDENCE.c.peer, EVIDENCE.c.wrong)
+Index("evidence_by_age", EVIDENCE.c.at_ms, EVIDENCE.c.id)
 Index("accounts_by_email", ACCOUNTS.c.email, unique=True)
 Index("keys_by_account", KEYS.c.account)
 Index("sessions_by_account", SESSIONS.c.account)

@@ -34,6 +34,7 @@ from cxp2p_gateway.store.schema import (
     columns_of,
     values_of,
 )
+from cxp2p_gateway.store.sql_orders import SqlOrders
 from cxp2p_gateway.store.sql_people import SqlPeople
 from cxp2p_gateway.store.sql_uses import SqlUses
 
@@ -101,7 +102,7 @@ class Upserts:
 UPSERTS: Final = {"sqlite": Upserts(sqlite.insert), "postgresql": Upserts(postgresql.insert)}
 
 
-class SqlTables(SqlPeople, SqlUses):
+class SqlTables(SqlPeople, SqlOrders, SqlUses):
     """`Tables` over a connection that is in a transaction. `keeper`: whose the holds are that are written."""
 
     def __init__(self, connection: Connection, keeper: int = 0) -> None:

@@ -24,7 +24,7 @@ from cxp2p_gateway.store.opening import READERS, open_sql_store
 
 log = logging.getLogger("cxp2p.store")
 
-SCHEMA_VERSION: Final = 2  # kept in SQLite's user_version; raise it with every step of `migrations`
+SCHEMA_VERSION: Final = 3  # kept in SQLite's user_version; raise it with every step of `migrations`
 APPLICATION_ID: Final = 0x63787032  # "cxp2": tells this program's files from other people's
 
 
@@ -35,7 +35,7 @@ async def open_store(path: Path, wall_ms: Callable[[], int]) -> AsyncIterator[St
     Raises StoreError: another gateway keeps it, it is no gateway's database, or a newer program made it.
     """
     with _locked(path):
-        async with open_sql_store(partial(_connection, path), reading_engine(path), lambda: 0, wall_ms) as store:
+        async with open_sql_store(partial(connection_to, path), reading_engine(path), lambda: 0, wall_ms) as store:
             left = await store.void_all()
             if left:
                 log.warning("%d holds were left by a gateway that did not stop cleanly; they are void now", left)
@@ -69,8 +69,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _connection(path: Path) -> Iterator[Connection]:
-    """The one connection, in the thread that uses it. Raises StoreError."""
+def connection_to(path: Path) -> Iterator[Connection]:
+    """The one connection that writes, in the thread that uses it. Raises StoreError."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:

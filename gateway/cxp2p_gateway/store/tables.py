@@ -9,7 +9,7 @@ from cxp2p.errors import CxError
 from cxp2p.ledger import Account, Book, Change, Hold, Transfer
 from cxp2p_gateway.keys import Key
 from cxp2p_gateway.spending import Budget
-from cxp2p_gateway.store.rows import Generation, Session, Use, UseQuery, User, UseSum
+from cxp2p_gateway.store.rows import Generation, KeptEvidence, SentOrder, Session, Use, UseQuery, User, UseSum
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ class Tables(Book, Protocol):
 
     def put_rate(self, key_id: str, kind: str, empty_at_us: int) -> None: ...
 
-    # What was signed, and what was used.
+    # What was signed.
 
     def generations(self, account_id: str, generation_id: str) -> tuple[Generation, ...]:
         """The newest of this account under this id, at most GENERATIONS_MAX, oldest first."""
@@ -114,6 +114,39 @@ class Tables(Book, Protocol):
 
     def forget_generations(self, before_ms: int, kept_max: int, step: int) -> int:
         """Of the `step` oldest, drops those from before `before_ms` and those beyond `kept_max`; says how many."""
+
+    def generation(self, order_id: str) -> Generation | None: ...
+
+    def late_charge(self, node: str, since_ms: int) -> int:
+        """What a node was paid since then for orders that were settled late."""
+
+    # Orders on their way, and those that ended without a receipt.
+
+    def order(self, order_id: str) -> SentOrder | None: ...
+
+    def put_order(self, order: SentOrder) -> None:
+        """Adds an order, or what arrived of the one with its id."""
+
+    def drop_order(self, order_id: str) -> None: ...
+
+    def forget_orders(self, before_ms: int, kept_max: int, step: int) -> int:
+        """Drops those from before `before_ms` and those beyond the newest `kept_max`, at most `step`; says how many."""
+
+    # Evidence.
+
+    def add_evidence(self, evidence: KeptEvidence) -> bool:
+        """Adds what is not there yet. True if it was added."""
+
+    def evidence_count(self, peer: str, wrong: str) -> int:
+        """How much of one kind is kept about a peer."""
+
+    def evidence(self, limit: int, offset: int) -> tuple[KeptEvidence, ...]:
+        """Newest first."""
+
+    def forget_evidence(self, kept_max: int) -> int:
+        """Drops the oldest beyond a number; says how many."""
+
+    # What was used.
 
     def add_use(self, use: Use) -> None:
         """Adds to what was used on that day of the same."""
