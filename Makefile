@@ -2,7 +2,7 @@
 
 PYTHON_IN_VENV := .venv/bin/python
 INSTALLED := .venv/installed
-PACKAGES := cxp2p cxp2p_node cxp2p_gateway demo benchmarks
+PACKAGES := cxp2p cxp2p_node cxp2p_gateway demo benchmarks simulations
 TYPES := MYPYPATH=node:gateway:tests $(PYTHON_IN_VENV) -m mypy
 PYTEST := $(PYTHON_IN_VENV) -m pytest
 SIDE_BY_SIDE := -n auto --dist worksteal  # the slow ones start programs that want all cores themselves

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = {"cxp2p": "cxp2p", "node/cxp2p_node": "cxp2p_node", "gateway/cxp2p_gateway": "cxp2p_gateway"}
-BESIDE = ("demo", "benchmarks", "tests")
+BESIDE = ("demo", "benchmarks", "simulations", "tests")
 
 FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 LINES_MAX: Final = 400
@@ -36,6 +36,7 @@ RULES = frozenset(
         "standing",
         "pricing",
         "receipts",
+        "claims",
         "lanes",
         "ledger",
         "merkle",

@@ -1,0 +1,151 @@
+"""`python -m simulations`: asks a scenario its question."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from simulations.replay import commit
+from simulations.scenario import Advance, Result, ScenarioFailed, Setting, all_scenarios, run_scenario
+
+WIDTH_MIN = 100
+SEED = 1
+
+
+@click.command()
+@click.argument("scenario", required=False)
+@click.option("--peers", type=click.IntRange(2), help="How many; the scenario's own modest number if not set.")
+@click.option("--seed", type=int, default=SEED, show_default=True, help="What all chance is drawn from.")
+@click.option("--hours", type=click.FloatRange(0, min_open=True), help="Simulated; the scenario's own if not set.")
+@click.option("--policy", "policies", multiple=True, help="Only this one; may be given again. All if not set.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this PNG or SVG file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def main(
+    scenario: str | None,
+    peers: int | None,
+    seed: int,
+    hours: float | None,
+    policies: tuple[str, ...],
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Run SCENARIO: all its policies, each in its own world of the same seed. Without SCENARIO: list them."""
+    if scenario is None:
+        _list(as_json)
+        return
+    found = _found(scenario, policies)
+    setting = Setting(
+        peers=found.peers if peers is None else peers, seed=seed, hours=found.hours if hours is None else hours
+    )
+    started = time.perf_counter()
+    try:
+        with _progress(scenario) as advance:
+            result = run_scenario(scenario, setting, policies, advance)
+    except ScenarioFailed as error:
+        raise click.ClickException(f"{error}\nat commit {commit()}") from error
+    took_s = time.perf_counter() - started
+    if as_json:
+        click.echo(json.dumps(_as_json(result, took_s), indent=2))
+    else:
+        _print(result, took_s)
+    if plot is not None:
+        _plot(result, plot)
+
+
+def _found(scenario: str, policies: tuple[str, ...]):  # type: ignore[no-untyped-def]
+    known = all_scenarios()
+    if scenario not in known:
+        raise click.BadParameter(f"{scenario!r} is none of {', '.join(known)}", param_hint="SCENARIO")
+    found, _ = known[scenario]
+    for policy in policies:
+        if policy not in found.policies:
+            raise click.BadParameter(f"{policy!r} is none of {', '.join(found.policies)}", param_hint="--policy")
+    return found
+
+
+def _list(as_json: bool) -> None:
+    known = all_scenarios()
+    if as_json:
+        rows = [
+            {"scenario": name, "question": question, "policies": dict(scenario.policies)}
+            for name, (scenario, question) in known.items()
+        ]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("scenario", no_wrap=True)
+    table.add_column("question")
+    for name, (_, question) in known.items():
+        table.add_row(name, question)
+    _console().print(table)
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Advance]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda part: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=1.0)
+        yield lambda part: bar.update(task, completed=part)
+
+
+def _as_json(result: Result, took_s: float) -> dict[str, object]:
+    return {**asdict(result), "commit": commit(), "took_s": round(took_s, 3)}
+
+
+def _print(result: Result, took_s: float) -> None:
+    setting = result.setting
+    console = _console()
+    console.print(result.question, style="bold", highlight=False)
+    console.print(
+        f"{setting.peers} peers, {setting.hours:g} hours, seed {setting.seed}, commit {commit()}; "
+        f"{result.events:,} events in {took_s:.1f} s",
+        highlight=False,
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for policy in result.played:
+        table.add_column(policy, justify="right")
+    names = list(dict.fromkeys(name for each in result.played.values() for name in each.figures))
+    for name in names:
+        table.add_row(name.replace("_", " "), *(number(each.figures.get(name)) for each in result.played.values()))
+    console.print(table)
+    if result.conclusion:
+        console.print(result.conclusion, highlight=False)
+
+
+def number(value: float | None) -> str:
+    """A figure in as many digits as help."""
+    if value is None or value != value:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _plot(result: Result, path: Path) -> None:
+    try:
+        from simulations.plots import save  # noqa: PLC0415  # matplotlib is an extra of its own
+    except ImportError as error:
+        raise click.ClickException("--plot needs matplotlib: pip install 'cxp2p[simulate]'") from error
+    save(result, path)
+    click.echo(f"drew {path}", err=True)
+
+
+def _console() -> Console:
+    return Console(width=max(WIDTH_MIN, Console().width))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m simulations")
