@@ -1,7 +1,8 @@
 """Rewards: from rules, receipts and audits to what everybody gets, the same on every machine. Pure.
 
 Two sources. What users were charged goes to the nodes that worked, less a fee, out of which who referred a user is
-paid. A pool is shared by weighed units. Whole µcredits only: no float, and no order of the receipts, changes a result.
+paid. A pool is shared by weighed units, up to a part of those charges. Whole µcredits only: no float, and no order of
+the receipts, changes a result.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Annotated, Final, TypeVar
 
@@ -57,13 +59,18 @@ class ModelSize:
 class Rules:
     """All that rewards depend on besides receipts and audits. `rules_hash` is its name.
 
-    `pool`: µcredits an epoch. `models`: weights that are not listed count as the smallest size: a name proves nothing.
+    `pool`: µcredits an epoch. `match_ppm`: a node's share of it is at most so much of what users were charged for the
+    work that shares in it. `models`: weights that are not listed count as the smallest size: a name proves nothing.
     `gateways`: whose receipts share the pool; none listed: everybody's. `fee_ppm`: of a charge. `referral_ppm`: of the
-    fee; `referral_max`: µcredits for one who refers, an epoch. `points_ppm`: points for a million of weight.
+    fee; `referral_max`: µcredits for one who refers, an epoch. `points_ppm`: points for a credit of charges.
+
+    Who orders from himself keeps what he is charged, but for the fee, of which he may get the referral's part. So the
+    pool makes that pay as soon as `match_ppm` is over what is left of the fee, unless `gateways` keeps him out.
     """
 
     name: Label
     pool: Natural
+    match_ppm: Natural
     units: Annotated[tuple[UnitWeight, ...], Len(0, 16)]
     sizes: Annotated[tuple[SizeWeight, ...], Len(0, 16)]
     models: Annotated[tuple[ModelSize, ...], Len(0, 1024)]
@@ -75,8 +82,9 @@ class Rules:
 
 
 DEFAULT_RULES: Final = Rules(
-    name="cxp2p default 1",
+    name="cxp2p default 2",
     pool=1_000 * MILLION,
+    match_ppm=30_000,
     units=(
         UnitWeight(service=Service.CHAT, input=10, output=40),
         UnitWeight(service=Service.EMBED, input=1, output=0),
@@ -138,7 +146,7 @@ class NodeReward:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewards:
     """Everybody's. `charged` is all that nodes are `paid`, `fee`, referrals and `returned`; the nodes' shares and
-    `pool_left` are the pool. `returned`: charges of receipts that an audit found invalid.
+    `pool_left`, what no charges match, are the pool. `returned`: charges of receipts that an audit found invalid.
     """
 
     rules_hash: bytes
@@ -167,9 +175,9 @@ def rewards(
     for entry in receipts:
         count.add(entry)
     sums, caught = count.sums, count.caught
-    fees = {who: each["charged"] * rules.fee_ppm // MILLION for who, each in sums.items()}
-    referrals = _referrals(rules, count.referred, sum(fees.values()))
-    shares = divide(rules.pool, {who: 0 if who[0] in caught else each["weight"] for who, each in sums.items()})
+    fees = {who: -(-each["charged"] * rules.fee_ppm // MILLION) for who, each in sums.items()}
+    referrals = _referrals(rules, count.referred)
+    shares = _shares(rules, {who: each for who, each in sums.items() if who[0] not in caught})
     return Rewards(
         rules_hash=rules_hash(rules),
         nodes=tuple(
@@ -209,13 +217,27 @@ def divide(pool: int, weights: Mapping[K, int]) -> dict[K, int]:
     return shares
 
 
-def _referrals(rules: Rules, referred: Mapping[str, int], fee: int) -> dict[str, int]:
-    capped = {
-        who: min(each, rules.referral_max) for who, each in _rounded(referred, rules.referral_ppm, MILLION).items()
-    }
-    if sum(capped.values()) > fee:  # the fees of many nodes were each rounded down
-        capped = divide(fee, capped)
-    return {who: each for who, each in capped.items() if each}
+def _shares(rules: Rules, sums: Mapping[tuple[str, str], Mapping[str, int]]) -> dict[tuple[str, str], int]:
+    """Of the pool, by weight, but no more than charges match. What that takes from one is for the others.
+
+    So who weighs much, and is charged nothing, takes nothing from anybody. Those whom charges limit first come first.
+    """
+    weights = {who: each["weight"] for who, each in sums.items() if each["weight"]}
+    most = {who: sums[who]["sharing"] * rules.match_ppm // MILLION for who in weights}
+    left, total, shares = rules.pool, sum(weights.values()), dict[tuple[str, str], int]()
+    for who in sorted(weights, key=lambda who: (Fraction(most[who], weights[who]), who)):
+        if most[who] * total > left * weights[who]:
+            break
+        shares[who] = most[who]
+        left -= most[who]
+        total -= weights.pop(who)
+    return shares | divide(left, weights)
+
+
+def _referrals(rules: Rules, referred: Mapping[str, int]) -> dict[str, int]:
+    """Never more than the fees, which are rounded up."""
+    parts = _rounded(referred, rules.referral_ppm, MILLION)
+    return {who: min(part, rules.referral_max) for who, part in parts.items() if rules.referral_max}
 
 
 def _rounded(amounts: Mapping[str, int], ppm: int, unit: int = 1) -> dict[str, int]:
@@ -250,11 +272,12 @@ class _Count:
             self.caught.add(receipt.node)
             self.returned += entry.amount
             return
-        weight = self._scales.weight(entry)
         sums["charged"] += entry.amount
-        sums["weight"] += weight if self._scales.shares(entry) else 0
+        if self._scales.shares(entry):
+            sums["weight"] += self._scales.weight(entry)
+            sums["sharing"] += entry.amount
         asker = self._askers.get(name, Asker(receipt.gateway))
-        self.used[asker.user] += weight
+        self.used[asker.user] += entry.amount
         if asker.referrer and asker.referrer != asker.user:
             self.referred[asker.referrer] += entry.amount * self._rules.fee_ppm
 

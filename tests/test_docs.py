@@ -329,7 +329,8 @@ def test_the_default_rules_are_written() -> None:
         f"a fee of {rules.fee_ppm // 10_000} %",
         f"The pool, {rules.pool // 1_000_000:,} credits an hour",
         f"up to {rules.referral_max // 1_000_000} credits an hour",
-        f"a point for each {1_000_000 // rules.points_ppm:,} of weight",
+        f"at most {rules.match_ppm // 10_000} % of what users were charged",
+        f"a point for each {1_000_000 // rules.points_ppm:,} µcredits",
     )
 
     assert text.table("service", "a unit of input", "a unit of output") == [

@@ -43,6 +43,6 @@ async def test_what_nodes_and_asker_signed_makes_an_epoch(autojump_clock: MockCl
         inclusion = Inclusion(root=envelope, place=place_of(entry, tree.proof(index)))
         assert check_inclusion(inclusion) == (root, entry)
     assert root.sum == out.charged == sum(each.receipt.charge for each in books.settled) > 0
-    assert sum(each.pool for each in out.nodes) == DEFAULT_RULES.pool
+    assert sum(each.pool for each in out.nodes) == DEFAULT_RULES.pool - out.pool_left
     assert sum(each.receipts for each in out.nodes) == 12
     assert out == rewards(DEFAULT_RULES, entries)

@@ -244,11 +244,11 @@ def test_rewards_are_computed_from_files_alone(file: Path) -> None:
 
     assert told["epoch"] == EPOCH
     assert {each["node"]: (each["paid"], each["pool"]) for each in told["nodes"]} == {
-        NODES[0].peer: (190, DEFAULT_RULES.pool // 2),
-        NODES[1].peer: (190, DEFAULT_RULES.pool // 2),
+        NODES[0].peer: (190, 6),
+        NODES[1].peer: (190, 6),
     }
-    assert (told["charged"], told["fee"], told["pool_left"]) == (400, 20, 0)
-    assert f"node {NODES[0].peer}: 0.000190 credits from users, 500.000000 credits of the pool" in text
+    assert (told["charged"], told["fee"], told["pool_left"]) == (400, 20, DEFAULT_RULES.pool - 12)
+    assert f"node {NODES[0].peer}: 0.000190 credits from users, 0.000006 credits of the pool" in text
     assert "users were charged 0.000400 credits; fee 0.000020 credits" in text
 
 

@@ -16,6 +16,7 @@ from cxp2p.rewards import DEFAULT_RULES, Asker, Audit, ModelSize, Rules, divide,
 from hours import GATEWAY, NODES, OTHER_GATEWAY, entry, receipt_of, seal
 
 USERS = ("ada", "bob", "eve")
+SUBSIDY = replace(DEFAULT_RULES, match_ppm=2**62)  # the pool is shared whatever users were charged
 
 
 @cache
@@ -45,10 +46,17 @@ def hash_of(each: Entry) -> bytes:
 
 NUMBERS = st.lists(st.integers(0, 40), unique=True, max_size=12)
 RULES = st.builds(
-    lambda pool, fee, referral, most, sizes: replace(
-        DEFAULT_RULES, pool=pool, fee_ppm=fee, referral_ppm=referral, referral_max=most, models=sizes
+    lambda pool, match, fee, referral, most, sizes: replace(
+        DEFAULT_RULES,
+        pool=pool,
+        match_ppm=match,
+        fee_ppm=fee,
+        referral_ppm=referral,
+        referral_max=most,
+        models=sizes,
     ),
     st.integers(0, 10**12),
+    st.integers(0, 10**6) | st.just(2**62),
     st.integers(0, 10**6),
     st.integers(0, 10**6),
     st.integers(0, 10**6),
@@ -67,7 +75,7 @@ RULES = st.builds(
 def test_every_microcredit_is_somewhere_and_nowhere_twice(
     rules: Rules, numbers: list[int], data: st.DataObject
 ) -> None:
-    """What was charged is paid, kept, referred or returned; the pool is shared to the last µcredit or left whole."""
+    """What was charged is paid, kept, referred or returned; the pool is shared as far as charges match it, or left."""
     entries = [some(number) for number in numbers]
     verdicts = [Audit(hash_of(each), data.draw(st.booleans())) for each in entries if data.draw(st.booleans())]
     asker = st.builds(Asker, st.sampled_from(USERS), st.sampled_from(("", *USERS)))
@@ -77,7 +85,7 @@ def test_every_microcredit_is_somewhere_and_nowhere_twice(
     assert out.charged == sum(each.amount for each in entries)
     assert out.charged == sum(each.paid for each in out.nodes) + out.fee + sum(out.referrals.values()) + out.returned
     assert out.pool_left + sum(each.pool for each in out.nodes) == rules.pool
-    assert out.pool_left in (0, rules.pool)
+    assert out.pool_left in (0, rules.pool) or rules.match_ppm < 2**62
     assert min((out.fee, out.returned, out.pool_left, *(min(each.paid, each.pool) for each in out.nodes))) >= 0
     assert all(0 < amount <= rules.referral_max or not rules.referral_max for amount in out.referrals.values())
 
@@ -109,13 +117,13 @@ def test_shares_are_exact_and_fair(pool: int, weights: list[int]) -> None:
 
 def test_splitting_work_into_many_receipts_earns_nothing() -> None:
     """There is no pay for each job: a hundred small receipts weigh what one large one does."""
-    many = [open_entry(*seal(receipt_of(seq=n, in_units=1, out_units=2, charge=3))) for n in range(100)]
-    one = open_entry(*seal(receipt_of(NODES[1], in_units=100, out_units=200, charge=300), NODES[1]))
+    many = [open_entry(*seal(receipt_of(seq=n, in_units=1, out_units=2, charge=30))) for n in range(100)]
+    one = open_entry(*seal(receipt_of(NODES[1], in_units=100, out_units=200, charge=3_000), NODES[1]))
     askers = {hash_of(each): Asker("ada", "bob") for each in many} | {hash_of(one): Asker("eve", "carl")}
-    out = rewards(DEFAULT_RULES, [*many, one], (), askers)
+    out = rewards(SUBSIDY, [*many, one], (), askers)
 
     assert len({(each.weight, each.paid) for each in out.nodes}) == 1
-    assert (out.referrals, out.points) == ({"bob": 3, "carl": 3}, {"ada": 9, "eve": 9})
+    assert (out.referrals, out.points) == ({"bob": 30, "carl": 30}, {"ada": 3, "eve": 3})
     assert [each.pool for each in out.nodes] == [DEFAULT_RULES.pool // 2] * 2
 
 
@@ -149,7 +157,7 @@ def test_cached_input_disputes_and_failures_weigh_nothing() -> None:
 def test_a_node_that_an_audit_caught_has_no_share() -> None:
     """The charge of the receipt goes back, the node's other work is paid by its users, the pool is for others."""
     bad, good, other = entry(0, 0, charge=1_000), entry(0, 1, charge=1_000), entry(1, 0, charge=1_000)
-    out = rewards(DEFAULT_RULES, [bad, good, other], [Audit(hash_of(bad), False), Audit(hash_of(good), True)])
+    out = rewards(SUBSIDY, [bad, good, other], [Audit(hash_of(bad), False), Audit(hash_of(good), True)])
     rows = {each.node: each for each in out.nodes}
 
     assert out.returned == 1_000
@@ -175,14 +183,49 @@ def test_referrals_come_out_of_the_fee_and_are_capped() -> None:
 
 
 def test_referrals_never_take_more_than_the_fee() -> None:
-    """Fees of small sums round down to nothing: then there is nothing to take out of them."""
+    """Each node's fee is rounded up, so that a referral of all of it is there, however small the sums are."""
     rules = replace(DEFAULT_RULES, referral_ppm=1_000_000)
     entries = [entry(node, 0, charge=charge) for node, charge in ((0, 19), (1, 19), (2, 39))]
     askers = {hash_of(each): Asker("ada", "bob") for each in entries}
     out = rewards(rules, entries, (), askers)
 
-    assert (out.referrals, out.fee) == ({"bob": 1}, 0)
-    assert sorted(each.paid for each in out.nodes) == [19, 19, 38]
+    assert (out.referrals, out.fee) == ({"bob": 3}, 1)
+    assert sorted(each.paid for each in out.nodes) == [18, 18, 37]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 10**6), st.integers(0, 10**9)), min_size=1, max_size=12))
+def test_who_orders_from_himself_never_gets_back_what_he_pays(work: list[tuple[int, int, int]]) -> None:
+    """Under the default rules a gateway with nodes and users of its own loses, whatever it signs and pays itself."""
+    entries = [
+        open_entry(*seal(receipt_of(NODES[node], seq=seq, charge=charge, out_units=units), NODES[node]))
+        for seq, (node, charge, units) in enumerate(work)
+    ]
+    askers = {hash_of(each): Asker(f"user {each.receipt.seq}", "ada") for each in entries}
+    out = rewards(DEFAULT_RULES, entries, (), askers)
+    back = sum(each.paid + each.pool for each in out.nodes) + sum(out.referrals.values())
+
+    assert back < out.charged or not out.charged
+    assert sum(out.points.values()) <= out.charged * DEFAULT_RULES.points_ppm // 10**6
+
+
+def test_a_share_of_the_pool_is_matched_by_what_users_were_charged() -> None:
+    """Units that nobody paid for draw nothing, and take nothing from others; what charges do not match is left."""
+    free = open_entry(*seal(receipt_of(out_units=2**31 - 1, charge=0)))
+    paid = entry(1, 0, charge=1_000)
+    out = rewards(DEFAULT_RULES, [free, paid])
+
+    assert {each.node: each.pool for each in out.nodes} == {NODES[0].peer: 0, NODES[1].peer: 30}
+    assert out.pool_left == DEFAULT_RULES.pool - 30
+
+
+def test_what_charges_do_not_match_is_shared_by_the_others() -> None:
+    """Equal work: who was charged little gets what that matches, those who were charged more share the rest."""
+    rules = replace(DEFAULT_RULES, pool=1_000, match_ppm=10**6)
+    out = rewards(rules, [entry(0, 0, charge=100), entry(1, 0, charge=5_000), entry(2, 0, charge=9_000)])
+
+    assert {each.node: each.pool for each in out.nodes} == dict(
+        zip([node.peer for node in NODES], (100, 450, 450), strict=False)
+    )
 
 
 def test_points_of_unnamed_users_are_their_gateways() -> None:
@@ -199,7 +242,7 @@ def test_points_of_unnamed_users_are_their_gateways() -> None:
 def test_a_pool_may_be_for_listed_gateways_only() -> None:
     """A gateway that nobody vouches for cannot draw on the pool with nodes of its own; its users' money still pays."""
     foreign = open_entry(*seal(receipt_of(gateway=OTHER_GATEWAY.peer), gateway=OTHER_GATEWAY))
-    out = rewards(replace(DEFAULT_RULES, gateways=(GATEWAY.peer,)), [foreign, entry(1)])
+    out = rewards(replace(SUBSIDY, gateways=(GATEWAY.peer,)), [foreign, entry(1)])
 
     assert {each.node: (each.paid, each.pool) for each in out.nodes} == {
         NODES[0].peer: (95, 0),
@@ -220,6 +263,6 @@ def test_rules_are_named_by_all_that_they_say() -> None:
     others = replace(DEFAULT_RULES, pool=1), replace(DEFAULT_RULES, fee_ppm=1), replace(DEFAULT_RULES, points_ppm=1)
     hashes = {rules_hash(rules) for rules in others}
 
-    assert len(hashes | {rules_hash(DEFAULT_RULES)}) == 4
+    assert len(hashes | {rules_hash(DEFAULT_RULES), rules_hash(SUBSIDY)}) == 5
     assert {each.service for each in DEFAULT_RULES.units} == set(Service)
     assert {each.size for each in DEFAULT_RULES.sizes} == set(SizeClass)
