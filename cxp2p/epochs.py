@@ -82,6 +82,17 @@ def open_root(envelope: bytes) -> EpochRoot:
     return root
 
 
+def check_root(gateway: str, epoch: int, envelope: bytes) -> None:
+    """Raises EpochInvalid unless it is this gateway's root of this epoch, and no larger than a root may be."""
+    if len(envelope) > protocols.ENVELOPE_BYTES_MAX:
+        raise EpochInvalid(f"a root of {len(envelope)} bytes, expected {protocols.ENVELOPE_BYTES_MAX} at most")
+    root = open_root(envelope)
+    if (root.gateway, root.epoch) != (gateway, epoch):
+        raise EpochInvalid(
+            f"the root is of epoch {root.epoch} of {root.gateway}, expected {epoch} of {gateway}", envelope
+        )
+
+
 def open_entry(receipt_envelope: bytes, countersign_envelope: bytes) -> Entry:
     """A receipt with the countersign that is about it, by its gateway. Raises EpochInvalid, with the reason."""
     receipt = open_receipt(receipt_envelope)

@@ -61,6 +61,12 @@ class Dht(Protocol):
     async def get_offer(self, peer: str) -> bytes | None:
         """The newest valid offer envelope of `peer` that the network holds, or None."""
 
+    async def put_root(self, epoch: int, envelope: bytes) -> int:
+        """Stores this peer's signed root of an epoch. Returns how many peers took it, or had it already."""
+
+    async def get_roots(self, gateway: str, epoch: int) -> tuple[bytes, ...]:
+        """All valid roots of `gateway` for `epoch` that the network holds: more than one convict it."""
+
 
 class Network(Protocol):
     """One peer's place in the network."""

@@ -7,6 +7,7 @@ are found by kad-dht's look-up, and then asked directly, all at once, in bounded
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from libp2p.records.validator import NamespacedValidator, Validator
 from libp2p.tools.anyio_service import background_trio_service
 
 from cxp2p import protocols
+from cxp2p.epochs import check_root
 from cxp2p.errors import LocalProtocolError, RemoteProtocolError
 from cxp2p.net import libp2p_fixes as fixes
 
@@ -26,34 +28,47 @@ log = logging.getLogger("cxp2p.net.libp2p")
 T = TypeVar("T")
 
 NAMESPACE = "cxp2p"
+KEY = re.compile(rf"/{NAMESPACE}/([^/]+)(?:/(0|[1-9][0-9]{{0,18}}))?")
 ASK_S = 3.0  # one peer's answer
 LOOK_UP_S = 8.0  # finding the closest peers
 PROVIDE_PAUSE_S = 1.1  # a peer drops more than 10 announcements in 10 s, silently
 PROVIDE_BURST = 8
 
 
-class OfferRecords(Validator):
-    """What the DHT may store: under `/cxp2p/<peer id>`, an offer signed by that peer; the higher sequence wins."""
+class SignedRecords(Validator):
+    """What the DHT may store: what the peer signed that the key names.
+
+    Under `/cxp2p/<peer id>` its offer: the higher sequence wins. Under `/cxp2p/<peer id>/<epoch>` its root of that
+    epoch: the first one that came is kept, so that another one elsewhere is seen beside it.
+    """
 
     def __init__(self, offer_validator: Callable[[str, bytes], int]) -> None:
         self._sequence = offer_validator
 
     def validate(self, key: str, value: bytes) -> None:
+        peer, epoch = _named(key)
         try:
-            self._sequence(_peer_of(key), value)
+            if epoch is None:
+                self._sequence(peer, value)
+            else:
+                check_root(peer, epoch, value)
         except RemoteProtocolError as error:
             raise ValueError(str(error)) from None
 
     def select(self, key: str, values: list[bytes]) -> int:
-        peer = _peer_of(key)
+        peer, epoch = _named(key)
+        if epoch is not None:
+            return 0
         return max(range(len(values)), key=lambda index: self._sequence(peer, values[index]))
 
 
-def _peer_of(key: str) -> str:
-    parts = key.split("/")
-    if len(parts) != 3 or parts[1] != NAMESPACE:
-        raise ValueError(f"DHT key {key!r} is not /{NAMESPACE}/<peer id>")
-    return parts[2]
+def _named(key: str) -> tuple[str, int | None]:
+    """The peer that a key is of, and the epoch if it is a root's."""
+    found = KEY.fullmatch(key)
+    if found is None:
+        raise ValueError(f"DHT key {key!r} is not /{NAMESPACE}/<peer id> or /{NAMESPACE}/<peer id>/<epoch>")
+    peer, epoch = found.groups()
+    return peer, None if epoch is None else int(epoch)
 
 
 class Libp2pDht:
@@ -65,7 +80,7 @@ class Libp2pDht:
         self._dht = KadDHT(
             host,
             DHTMode.SERVER if server else DHTMode.CLIENT,
-            validator=NamespacedValidator({NAMESPACE: OfferRecords(offer_validator)}, strict_validation=True),
+            validator=NamespacedValidator({NAMESPACE: SignedRecords(offer_validator)}, strict_validation=True),
             validator_changed=True,
             strict_validation=True,
         )
@@ -116,15 +131,8 @@ class Libp2pDht:
         return sum(1 for answer in stored if answer)
 
     async def get_offer(self, peer: str) -> bytes | None:
-        data = _offer_key(peer)
-        store = self._dht.value_store
-        answers = await self._ask_closest(data, lambda at: store._get_from_peer(at, data))
-        local = store.get(data)
-        values = [value for value in answers if isinstance(value, bytes)]
-        if local is not None:
-            values.append(bytes(local.value))
         best: tuple[int, bytes] | None = None
-        for value in values:
+        for value in await self._values(_offer_key(peer)):
             try:
                 sequence = self._sequence(peer, value)
             except RemoteProtocolError as error:
@@ -133,6 +141,42 @@ class Libp2pDht:
             if best is None or sequence > best[0]:
                 best = (sequence, value)
         return best[1] if best else None
+
+    async def put_root(self, epoch: int, envelope: bytes) -> int:
+        peer = str(self._host.get_id())
+        try:
+            check_root(peer, epoch, envelope)
+        except RemoteProtocolError as error:
+            raise LocalProtocolError(f"this root would be refused: {error}") from None
+        data = _root_key(peer, epoch)
+        store = self._dht.value_store
+        store.put(data, envelope)
+
+        async def store_at(at: ID) -> bool:
+            if await store._get_from_peer(at, data) == envelope:  # the same once more would be refused
+                return True
+            return bool(await store._store_at_peer(at, data, envelope))
+
+        return sum(1 for answer in await self._ask_closest(data, store_at) if answer)
+
+    async def get_roots(self, gateway: str, epoch: int) -> tuple[bytes, ...]:
+        found: dict[bytes, None] = {}
+        for value in await self._values(_root_key(gateway, epoch)):
+            try:
+                check_root(gateway, epoch, value)
+            except RemoteProtocolError as error:
+                log.info("the DHT holds a bad root of %s: %s", gateway, error)
+                continue
+            found[value] = None
+        return tuple(found)
+
+    async def _values(self, key: bytes) -> list[bytes]:
+        """What the peers closest to a key hold under it, and what is held here."""
+        store = self._dht.value_store
+        answers = await self._ask_closest(key, lambda at: store._get_from_peer(at, key))
+        values = [value for value in answers if isinstance(value, bytes)]
+        local = store.get(key)
+        return values if local is None else [*values, bytes(local.value)]
 
     async def _ask_closest(self, key: bytes, ask: Callable[[ID], Awaitable[T]]) -> list[T]:
         """What the peers closest to `key` answer, all asked at once; those that fail or are late are left out."""
@@ -168,6 +212,10 @@ def _key(key: str) -> bytes:
     if len(data) > protocols.KAD_KEY_BYTES_MAX:
         raise LocalProtocolError(f"DHT key {key!r} is over {protocols.KAD_KEY_BYTES_MAX} bytes")
     return data
+
+
+def _root_key(gateway: str, epoch: int) -> bytes:
+    return _key(f"/{NAMESPACE}/{gateway}/{epoch}")
 
 
 def _offer_key(peer: str) -> bytes:

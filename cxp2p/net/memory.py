@@ -15,6 +15,7 @@ from typing import TypeAlias
 import trio
 
 from cxp2p import protocols
+from cxp2p.epochs import check_root
 from cxp2p.errors import CxError, LocalProtocolError, PeerUnreachable, RemoteProtocolError
 from cxp2p.net import Handler
 from cxp2p.net.tasks import background
@@ -35,9 +36,14 @@ class Hub:
         self.peers: dict[str, MemoryNetwork] = {}
         self.providers: dict[str, dict[str, None]] = defaultdict(dict)
         self.offers: dict[str, tuple[int, bytes]] = {}
+        self.roots: dict[tuple[str, int], dict[bytes, None]] = defaultdict(dict)
 
     def address(self, peer: str) -> str:
         return f"/memory/{peer}/p2p/{peer}"
+
+    def latency_between(self, one: str, other: str) -> float:
+        """Of a hop from one peer to another, in seconds: the same between all of them here."""
+        return self.latency_s
 
 
 class _Pipe:
@@ -164,6 +170,19 @@ class MemoryDht:
         held = self._hub.offers.get(peer)
         return held[1] if held else None
 
+    async def put_root(self, epoch: int, envelope: bytes) -> int:
+        await trio.sleep(self._hub.latency_s)
+        try:
+            check_root(self._peer, epoch, envelope)
+        except RemoteProtocolError as error:
+            raise LocalProtocolError(f"this root would be refused: {error}") from None
+        self._hub.roots[self._peer, epoch][envelope] = None
+        return max(0, len(self._hub.peers) - 1)
+
+    async def get_roots(self, gateway: str, epoch: int) -> tuple[bytes, ...]:
+        await trio.sleep(self._hub.latency_s)
+        return tuple(self._hub.roots.get((gateway, epoch), {}))
+
 
 class MemoryNetwork:
     """One peer of a hub."""
@@ -192,6 +211,19 @@ class MemoryNetwork:
     def dht(self) -> MemoryDht:
         return self._dht
 
+    @property
+    def served(self) -> Counter[str]:
+        """How many streams of each protocol are being served here now."""
+        counts: Counter[str] = Counter()
+        for (_, protocol), count in self._inbound.items():
+            counts[protocol] += count
+        return counts
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open at this side."""
+        return sum(len(streams) for streams in self._links.values())
+
     def connected(self) -> tuple[str, ...]:
         return tuple(self._links)
 
@@ -200,7 +232,7 @@ class MemoryNetwork:
 
     async def connect(self, address: str) -> str:
         peer = address.rpartition("/p2p/")[2]
-        await trio.sleep(self.hub.latency_s)
+        await trio.sleep(self.hub.latency_between(self._peer, peer))
         if address != self.hub.address(peer):
             raise PeerUnreachable(f"{peer} is not at {address}")
         self._link(peer)
@@ -212,7 +244,8 @@ class MemoryNetwork:
             self._known.add(peer)
 
     async def open(self, peer: str, protocol: str) -> MemoryStream:
-        await trio.sleep(self.hub.latency_s)
+        latency_s = self.hub.latency_between(self._peer, peer)
+        await trio.sleep(latency_s)
         if peer not in self._known and peer not in self._links:
             raise PeerUnreachable(f"no address of {peer} is known")
         remote = self._link(peer)
@@ -222,7 +255,7 @@ class MemoryNetwork:
             raise PeerUnreachable(f"{peer} did not answer")
         if handler is None:
             raise RemoteProtocolError(f"{peer} does not speak {protocol}")
-        there, back = _Pipe(self.hub.latency_s), _Pipe(self.hub.latency_s)
+        there, back = _Pipe(latency_s), _Pipe(latency_s)
         mine = self._stream(peer, there, back)
         theirs = remote._stream(self._peer, back, there)
         self._nursery.start_soon(remote._handle, protocol, handler, theirs)

@@ -21,6 +21,8 @@ from cxp2p.testing.peers import (
     check_dht_offer,
     check_dht_providers,
     check_dht_refuses,
+    check_dht_refuses_roots,
+    check_dht_roots,
     check_kill,
     check_leaving,
     check_peer_returns,
@@ -28,7 +30,7 @@ from cxp2p.testing.peers import (
     check_unreachable,
     check_wrong_peer_id,
 )
-from cxp2p.testing.records import make_capability, make_identity, make_offer, sealed_offer
+from cxp2p.testing.records import make_capability, make_identity, make_offer, make_root, sealed_offer, sealed_root
 from cxp2p.testing.streams import (
     check_back_pressure,
     check_close,
@@ -51,7 +53,9 @@ __all__ = [
     "make_capability",
     "make_identity",
     "make_offer",
+    "make_root",
     "sealed_offer",
+    "sealed_root",
 ]
 
 NETWORK_CHECKS: Final[tuple[NetworkCheck, ...]] = (
@@ -76,6 +80,8 @@ NETWORK_CHECKS: Final[tuple[NetworkCheck, ...]] = (
     check_dht_offer,
     check_dht_refuses,
     check_dht_providers,
+    check_dht_roots,
+    check_dht_refuses_roots,
 )
 """The contract of `cxp2p.net`, one truth each."""
 

@@ -11,7 +11,7 @@ from cxp2p import protocols
 from cxp2p.errors import LocalProtocolError, RemoteProtocolError
 from cxp2p.identity import Kind
 from cxp2p.net import Network, Stream
-from cxp2p.testing.records import make_identity, make_offer, sealed_offer
+from cxp2p.testing.records import make_identity, make_offer, make_root, sealed_offer, sealed_root
 from cxp2p.testing.tools import (
     ECHO,
     OpenPeer,
@@ -231,6 +231,44 @@ async def check_dht_refuses(open_peer: OpenPeer) -> None:
                 continue
             raise AssertionError(f"{value!r} was put into the DHT")
         assert await reader.dht.get_offer(node.peer) is None
+
+
+async def check_dht_roots(open_peer: OpenPeer) -> None:
+    """A root that was put is found by another peer, under its gateway and epoch and under no other."""
+    identity = make_identity(2)
+    first, second = (sealed_root(identity, epoch) for epoch in (500_000, 500_001))
+    async with open_peer(make_identity(1)) as reader, open_peer(identity) as gateway:
+        assert await reader.dht.get_roots(gateway.peer, 500_000) == ()
+        assert await gateway.dht.put_root(500_000, first) > 0
+        assert await gateway.dht.put_root(500_001, second) > 0
+        assert await gateway.dht.put_root(500_000, first) > 0
+        assert await reader.dht.get_roots(gateway.peer, 500_000) == (first,)
+        assert await reader.dht.get_roots(gateway.peer, 500_001) == (second,)
+        assert await reader.dht.get_roots(reader.peer, 500_000) == ()
+        assert await reader.dht.get_offer(gateway.peer) is None
+
+
+async def check_dht_refuses_roots(open_peer: OpenPeer) -> None:
+    """What is not this peer's own root of that epoch is refused before it is sent: it would be our bug."""
+    identity, stranger = make_identity(2), make_identity(3)
+    forged = bytearray(sealed_root(identity, 7))
+    forged[-1] ^= 1
+    async with open_peer(identity) as gateway, open_peer(make_identity(1)) as reader:
+        for value in (
+            b"",
+            bytes(forged),
+            bytes(protocols.ENVELOPE_BYTES_MAX + 1),
+            sealed_root(stranger, 7),
+            sealed_root(identity, 8),
+            sealed_offer(identity, 7),
+            stranger.seal(Kind.EPOCH_ROOT, encode(make_root(identity, 7))),
+        ):
+            try:
+                await gateway.dht.put_root(7, value)
+            except LocalProtocolError:
+                continue
+            raise AssertionError(f"{value!r} was put into the DHT")
+        assert await reader.dht.get_roots(gateway.peer, 7) == ()
 
 
 async def check_dht_providers(open_peer: OpenPeer) -> None:

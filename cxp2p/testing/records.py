@@ -6,7 +6,8 @@ from typing import Any
 
 from cxp2p import protocols
 from cxp2p.identity import Identity, Kind, identity_from_seed
-from cxp2p.records import Capability, Load, Offer, Prices, Service
+from cxp2p.merkle import EMPTY
+from cxp2p.records import Capability, EpochRoot, Load, Offer, Prices, Service
 from cxp2p.wire import encode
 
 
@@ -46,6 +47,25 @@ def make_offer(identity: Identity, sequence: int, wall_ms: int = 1_800_000_000_0
 def sealed_offer(identity: Identity, sequence: int, **changes: Any) -> bytes:
     """The envelope of `make_offer`, signed by `identity`."""
     return identity.seal(Kind.OFFER, encode(make_offer(identity, sequence, **changes)))
+
+
+def make_root(identity: Identity, epoch: int, **changes: Any) -> EpochRoot:
+    """A root over nothing; `changes` are its fields."""
+    fields: dict[str, Any] = {
+        "gateway": identity.peer,
+        "epoch": epoch,
+        "root": EMPTY.hash,
+        "sum": 0,
+        "count": 0,
+        "prev_root": None,
+        "rules_hash": b"r" * 32,
+    }
+    return EpochRoot(**{**fields, **changes})
+
+
+def sealed_root(identity: Identity, epoch: int, **changes: Any) -> bytes:
+    """The envelope of `make_root`, signed by `identity`."""
+    return identity.seal(Kind.EPOCH_ROOT, encode(make_root(identity, epoch, **changes)))
 
 
 def make_identity(number: int) -> Identity:

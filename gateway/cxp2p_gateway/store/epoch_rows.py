@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
+
+from cxp2p_gateway.store.rows import Generation
 
 Key: TypeAlias = tuple[str, bytes, int]  # node, lane, seq: what orders the receipts of an epoch
 BLOCK: Final = 1024  # receipts under one kept node of the tree: a power of two, so that it is a node of the whole tree
+AWAITED_MS: Final = 2 * 86_400_000  # so long receipts are kept for a root: twice as long as they may be late
 START: Final[Key] = ("", b"", -1)  # before every receipt
 
 
@@ -77,6 +80,10 @@ class EpochBlock:
         return (self.node, self.lane, self.seq)
 
 
+EntryOf: TypeAlias = Callable[[Generation], EpochEntry | None]
+"""For which epoch what was settled counts; None: for none."""
+
+
 class EpochTables(Protocol):
     """The rows of epochs, inside of one transaction."""
 
@@ -116,3 +123,10 @@ class EpochTables(Protocol):
 
     def forget_epoch_entries(self, order_ids: Sequence[str]) -> None:
         """Drops what is known of orders of which nothing is kept any more; their epochs are no longer whole."""
+
+
+def count(tables: EpochTables, entry: EpochEntry) -> None:
+    """Lists a receipt for its epoch, or the first one that is still open; for none, if that would be too late."""
+    epoch = max(entry.epoch, tables.last_epoch(entry.gateway) + 1)
+    if epoch <= entry.epoch_max:
+        tables.add_epoch_entry(replace(entry, epoch=epoch))

@@ -9,17 +9,18 @@ from typing import TypeVar
 
 import trio
 
-from cxp2p.ledger import NETWORK, Account, Change, Hold, Ledger, Transfer
+from cxp2p.ledger import NETWORK, Account, Change, Hold, Transfer
 from cxp2p_gateway.keys import Key
 from cxp2p_gateway.spending import Budget
 from cxp2p_gateway.store import GENERATIONS_MAX, Generation, Store, StoreError, Tables
+from cxp2p_gateway.store.memory_epochs import MemoryEpochs
 from cxp2p_gateway.store.rows import GroupBy, KeptEvidence, SentOrder, Session, Use, UseQuery, User, UseSum
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class MemoryTables(Ledger):
+class MemoryTables(MemoryEpochs):
     """`Tables` in dicts. A ledger rule decides before anything is written, so that nothing is ever half written."""
 
     people: dict[str, User] = field(default_factory=dict)
@@ -27,7 +28,6 @@ class MemoryTables(Ledger):
     keys: dict[str, Key] = field(default_factory=dict)
     budgets: dict[str, Budget] = field(default_factory=dict)
     rates: dict[tuple[str, str], int] = field(default_factory=dict)
-    settled: dict[str, Generation] = field(default_factory=dict)
     sent: dict[str, SentOrder] = field(default_factory=dict)
     wrongs: dict[str, KeptEvidence] = field(default_factory=dict)
     used: dict[tuple[str, ...], Use] = field(default_factory=dict)
@@ -138,8 +138,10 @@ class MemoryTables(Ledger):
         over = len(self.settled) - kept_max
         oldest = list(self.settled.values())[:step]
         dropped = [each for place, each in enumerate(oldest) if place < over or each.created_at_ms < before_ms]
+        dropped = [each for each in dropped if not self._awaits_root(each)]
         for each in dropped:
             del self.settled[each.order_id]
+        self.forget_epoch_entries([each.order_id for each in dropped])
         return len(dropped)
 
     def generation(self, order_id: str) -> Generation | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from cxp2p_gateway.store.epoch_rows import EpochBlock, EpochEntry, EpochPair, EpochRow, Key
+from cxp2p.ledger import Ledger
+from cxp2p_gateway.store.epoch_rows import AWAITED_MS, EpochBlock, EpochEntry, EpochPair, EpochRow, Key
 from cxp2p_gateway.store.rows import Generation
 
 
 @dataclass(slots=True)
-class MemoryEpochs:
+class MemoryEpochs(Ledger):
     """Epochs in dicts. `settled` is where what was signed is kept."""
 
     settled: dict[str, Generation] = field(default_factory=dict)
@@ -36,7 +37,9 @@ class MemoryEpochs:
 
     def epoch_pairs(self, gateway: str, epoch: int, after: Key, limit: int) -> tuple[EpochPair, ...]:
         kept = [
-            EpochPair(entry=each, receipt_envelope=made.receipt_envelope, countersign_envelope=made.countersign_envelope)
+            EpochPair(
+                entry=each, receipt_envelope=made.receipt_envelope, countersign_envelope=made.countersign_envelope
+            )
             for each in self.epoch_entries(gateway, epoch, after, len(self.entries))
             if (made := self.settled.get(each.order_id)) is not None
         ]
@@ -70,6 +73,13 @@ class MemoryEpochs:
             if row.envelope is not None and row.epoch < before and gateway in (None, row.gateway)
         ]
         return tuple(sorted(found, key=lambda row: (-row.epoch, row.gateway))[:limit])
+
+    def _awaits_root(self, kept: Generation) -> bool:
+        entry = self.entries.get(kept.order_id)
+        row = None if entry is None else self.epoch_rows.get((entry.gateway, entry.epoch))
+        newest_ms = next(reversed(self.settled.values())).created_at_ms
+        is_recent = kept.created_at_ms > newest_ms - AWAITED_MS
+        return is_recent and entry is not None and (row is None or row.envelope is None)
 
     def put_epoch_block(self, block: EpochBlock) -> None:
         self.blocks[block.gateway, block.epoch, block.number] = block

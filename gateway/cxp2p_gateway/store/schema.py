@@ -27,6 +27,9 @@ from cxp2p.ledger import NETWORK, HoldState
 METADATA: Final = MetaData()
 WHOLE: Final = BigInteger().with_variant(Integer(), "sqlite")  # 64 bits; SQLite counts rows only in its INTEGER
 
+BYTEWISE: Final = Text().with_variant(Text(collation="C"), "postgresql")  # in the order of its bytes, as Python sorts
+IN_ORDER: Final = ("node", "lane", "seq")  # as the receipts of an epoch are
+
 ACCOUNTS: Final = Table(
     "accounts",
     METADATA,
@@ -184,6 +187,42 @@ EVIDENCE: Final = Table(
     Column("at_ms", WHOLE, nullable=False),
 )
 
+EPOCHS: Final = Table(
+    "epochs",
+    METADATA,
+    Column("gateway", Text, primary_key=True),
+    Column("epoch", WHOLE, primary_key=True, autoincrement=False),
+    Column("closed_at_ms", WHOLE, nullable=False),
+    Column("count", WHOLE, nullable=False),
+    Column("sum", WHOLE, nullable=False),
+    Column("envelope", LargeBinary),
+    Column("is_whole", Boolean, nullable=False),
+)
+EPOCH_ENTRIES: Final = Table(
+    "epoch_entries",
+    METADATA,
+    Column("order_id", Text, primary_key=True),
+    Column("receipt_hash", LargeBinary, nullable=False),
+    Column("gateway", Text, nullable=False),
+    Column("epoch", WHOLE, nullable=False),
+    Column("epoch_max", WHOLE, nullable=False),
+    Column("node", BYTEWISE, nullable=False),
+    Column("lane", LargeBinary, nullable=False),
+    Column("seq", WHOLE, nullable=False),
+    Column("leaf", LargeBinary, nullable=False),
+)
+EPOCH_BLOCKS: Final = Table(
+    "epoch_blocks",
+    METADATA,
+    Column("gateway", Text, primary_key=True),
+    Column("epoch", WHOLE, primary_key=True, autoincrement=False),
+    Column("number", WHOLE, primary_key=True, autoincrement=False),
+    Column("node", Text, nullable=False),
+    Column("lane", LargeBinary, nullable=False),
+    Column("seq", WHOLE, nullable=False),
+    Column("packed", LargeBinary, nullable=False),
+)
+
 _IS_OPEN: Final = HOLDS.c.state == HoldState.OPEN.value
 Index("open_holds", HOLDS.c.expires_at_ms, sqlite_where=_IS_OPEN, postgresql_where=_IS_OPEN)
 Index("open_holds_by_key", HOLDS.c.key, sqlite_where=_IS_OPEN, postgresql_where=_IS_OPEN)
@@ -200,6 +239,9 @@ Index(
 Index("orders_by_age", ORDERS.c.sent_at_ms, ORDERS.c.order_id)
 Index("evidence_by_peer", EVIDENCE.c.peer, EVIDENCE.c.wrong)
 Index("evidence_by_age", EVIDENCE.c.at_ms, EVIDENCE.c.id)
+Index("epochs_by_number", EPOCHS.c.epoch)
+Index("epoch_entries_in_order", *(EPOCH_ENTRIES.c[name] for name in ("gateway", "epoch", *IN_ORDER)), unique=True)
+Index("epoch_entries_by_receipt", EPOCH_ENTRIES.c.receipt_hash)
 Index("accounts_by_email", ACCOUNTS.c.email, unique=True)
 Index("keys_by_account", KEYS.c.account)
 Index("sessions_by_account", SESSIONS.c.account)

@@ -34,6 +34,7 @@ from cxp2p_gateway.store.schema import (
     columns_of,
     values_of,
 )
+from cxp2p_gateway.store.sql_epochs import SqlEpochs, awaits_root
 from cxp2p_gateway.store.sql_orders import SqlOrders
 from cxp2p_gateway.store.sql_people import SqlPeople
 from cxp2p_gateway.store.sql_uses import SqlUses
@@ -66,16 +67,17 @@ _LATEST_GENERATIONS: Final = (
     .offset(bindparam("offset"))
 )
 _OLDEST: Final = (
-    select(GENERATIONS.c.row, GENERATIONS.c.created_at_ms)
+    select(GENERATIONS.c.row, GENERATIONS.c.created_at_ms, GENERATIONS.c.order_id)
     .order_by(GENERATIONS.c.row)
     .limit(bindparam("step"))
     .subquery("oldest")
 )
 _NEWEST_ROW: Final = select(func.max(GENERATIONS.c.row)).scalar_subquery()
-_OVERDUE: Final = select(_OLDEST.c.row).where(
-    (_OLDEST.c.created_at_ms < bindparam("before_ms")) | (_OLDEST.c.row <= _NEWEST_ROW - bindparam("kept_max"))
+_OVERDUE: Final = select(_OLDEST.c.order_id).where(
+    (_OLDEST.c.created_at_ms < bindparam("before_ms")) | (_OLDEST.c.row <= _NEWEST_ROW - bindparam("kept_max")),
+    ~awaits_root(_OLDEST.c.order_id, _OLDEST.c.created_at_ms),
 )
-_FORGET_GENERATIONS: Final = delete(GENERATIONS).where(GENERATIONS.c.row.in_(_OVERDUE))
+_FORGET_GENERATIONS: Final = delete(GENERATIONS).where(GENERATIONS.c.order_id.in_(bindparam("ids", expanding=True)))
 
 
 class Upserts:
@@ -102,7 +104,7 @@ class Upserts:
 UPSERTS: Final = {"sqlite": Upserts(sqlite.insert), "postgresql": Upserts(postgresql.insert)}
 
 
-class SqlTables(SqlPeople, SqlOrders, SqlUses):
+class SqlTables(SqlPeople, SqlOrders, SqlUses, SqlEpochs):
     """`Tables` over a connection that is in a transaction. `keeper`: whose the holds are that are written."""
 
     def __init__(self, connection: Connection, keeper: int = 0) -> None:
@@ -214,7 +216,11 @@ class SqlTables(SqlPeople, SqlOrders, SqlUses):
 
     def forget_generations(self, before_ms: int, kept_max: int, step: int) -> int:
         wanted = {"before_ms": before_ms, "kept_max": kept_max, "step": step}
-        return self._connection.execute(_FORGET_GENERATIONS, wanted).rowcount
+        ids = self._connection.execute(_OVERDUE, wanted).scalars().all()
+        if ids:
+            self.forget_epoch_entries(ids)
+            self._connection.execute(_FORGET_GENERATIONS, {"ids": ids})
+        return len(ids)
 
     # All of them, for the audit.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, func, select, tuple_, union_all, update
+from sqlalchemy import Connection, and_, bindparam, delete, exists, func, select, tuple_, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from cxp2p_gateway.store.epoch_rows import EpochBlock, EpochEntry, EpochPair, EpochRow, Key
+from cxp2p_gateway.store.epoch_rows import AWAITED_MS, EpochBlock, EpochEntry, EpochPair, EpochRow, Key
 from cxp2p_gateway.store.schema import (
     EPOCH_BLOCKS,
     EPOCH_ENTRIES,
@@ -63,6 +63,21 @@ _BLOCKS: Final = (
     .where(EPOCH_BLOCKS.c.gateway == bindparam("gateway"), EPOCH_BLOCKS.c.epoch == bindparam("epoch"))
     .order_by(EPOCH_BLOCKS.c.number)
 )
+
+
+_HAS_ROOT: Final = exists().where(
+    EPOCHS.c.gateway == EPOCH_ENTRIES.c.gateway,
+    EPOCHS.c.epoch == EPOCH_ENTRIES.c.epoch,
+    EPOCHS.c.envelope.is_not(None),
+)
+_NEWEST_ROW: Final = select(func.max(GENERATIONS.c.row)).scalar_subquery()
+_NEWEST_MS: Final = select(GENERATIONS.c.created_at_ms).where(GENERATIONS.c.row == _NEWEST_ROW).scalar_subquery()
+
+
+def awaits_root(order_id: Any, created_at_ms: Any) -> Any:
+    """Whether an epoch is still to be closed over an order; not for ever, as its gateway may be gone."""
+    awaits = exists().where(EPOCH_ENTRIES.c.order_id == order_id, ~_HAS_ROOT)
+    return and_(created_at_ms > _NEWEST_MS - AWAITED_MS, awaits)
 
 
 class _Puts:

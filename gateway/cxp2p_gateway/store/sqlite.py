@@ -24,7 +24,7 @@ from cxp2p_gateway.store.opening import READERS, open_sql_store
 
 log = logging.getLogger("cxp2p.store")
 
-SCHEMA_VERSION: Final = 3  # kept in SQLite's user_version; raise it with every step of `migrations`
+SCHEMA_VERSION: Final = 4  # kept in SQLite's user_version; raise it with every step of `migrations`
 APPLICATION_ID: Final = 0x63787032  # "cxp2": tells this program's files from other people's
 
 

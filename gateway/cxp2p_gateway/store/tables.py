@@ -9,6 +9,7 @@ from cxp2p.errors import CxError
 from cxp2p.ledger import Account, Book, Change, Hold, Transfer
 from cxp2p_gateway.keys import Key
 from cxp2p_gateway.spending import Budget
+from cxp2p_gateway.store.epoch_rows import EpochTables
 from cxp2p_gateway.store.rows import Generation, KeptEvidence, SentOrder, Session, Use, UseQuery, User, UseSum
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ class StoreLocked(StoreError):
         self.keeper = keeper
 
 
-class Tables(Book, Protocol):
+class Tables(Book, EpochTables, Protocol):
     """The kept rows, inside of one transaction."""
 
     def write(self, change: Change, at_ms: int) -> None:
