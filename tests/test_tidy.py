@@ -12,6 +12,7 @@ import tidy
 from tidy import ALL_RULES, ROOT, Rule, module_of, modules, names_a_machine
 
 PURE_FILE = "cxp2p/routing.py"
+WORLD_FILE = "simulations/world.py"
 GATEWAY_FILE = "gateway/cxp2p_gateway/http.py"
 
 
@@ -68,6 +69,12 @@ PLANTED = [
     (tidy.pure_modules_stay_pure, PURE_FILE, "import logging", "may not import logging"),
     (tidy.pure_modules_stay_pure, PURE_FILE, "async def rank(): ...", "has no async"),
     (tidy.pure_modules_stay_pure, PURE_FILE, "x = open('f')", "does not call open()"),
+    (tidy.simulations_are_drawn_from_a_seed, WORLD_FILE, "import time", "may not import time"),
+    (tidy.simulations_are_drawn_from_a_seed, WORLD_FILE, "from os import urandom", "may not import os.urandom"),
+    (tidy.simulations_are_drawn_from_a_seed, WORLD_FILE, "from random import random", "may not import random.random"),
+    (tidy.simulations_are_drawn_from_a_seed, WORLD_FILE, "for x in set(y): ...", "the order of a set changes"),
+    (tidy.simulations_are_drawn_from_a_seed, WORLD_FILE, "x = [z for z in {1, 2}]", "the order of a set changes"),
+    (tidy.simulations_are_drawn_from_a_seed, WORLD_FILE, "x = hash(y)", "hash() changes from run to run"),
     (tidy.files_are_short, PURE_FILE, "\n" * 401, "401 lines, the limit is 400"),
     *[(tidy.files_are_short, path, "\n", "take it out of LONG") for path in tidy.LONG],
     (tidy.functions_are_short, PURE_FILE, "def f():\n" + "    1\n" * 60, "f has 61 lines, the limit is 60"),
@@ -105,6 +112,9 @@ ALLOWED = [
     (tidy.programs_meet_on_the_wire, GATEWAY_FILE, "from cxp2p.client import Net"),
     (tidy.only_app_constructs, "node/cxp2p_node/app.py", "from cxp2p.peer import open_peer"),
     (tidy.pure_modules_stay_pure, PURE_FILE, "from random import Random"),
+    (tidy.simulations_are_drawn_from_a_seed, WORLD_FILE, "from random import Random"),
+    (tidy.simulations_are_drawn_from_a_seed, WORLD_FILE, "for x in sorted(set(y)): ..."),
+    (tidy.simulations_are_drawn_from_a_seed, "simulations/__main__.py", "import time"),
     (tidy.exceptions_are_named, PURE_FILE, "try: 1\nexcept BaseException:\n    clean()\n    raise\n"),
     (tidy.exceptions_are_named, "cxp2p/net/libp2p_dht.py", "try: 1\nexcept Exception:\n    # Because.\n    2\n"),
     (tidy.limits_have_units_and_reasons, "cxp2p/protocols.py", "WAIT_S: Final = 5.0\nJOB: Final = '/cxp2p/job/1'"),

@@ -1,7 +1,7 @@
 """The house rules that a program can check. Each is a function from one module to the faults in it.
 
-A new module of the library must be placed in `MAY_IMPORT`. A file or name that must be excepted stands here with its
-reason, never in the module itself.
+A new module of the library must be placed in `layers.MAY_IMPORT`. A file or name that must be excepted stands here with
+its reason, never in the module itself.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final, TypeAlias
+
+from layers import MAY_IMPORT, PURE
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = {"cxp2p": "cxp2p", "node/cxp2p_node": "cxp2p_node", "gateway/cxp2p_gateway": "cxp2p_gateway"}
@@ -27,82 +29,16 @@ SENTENCE_WORDS: Final = 4
 LONG: Final[Mapping[str, int]] = {}
 LONG_FUNCTIONS: Final[Mapping[str, int]] = {"tests/gateway/doors.py": 66}
 
-VOCABULARY = frozenset({"errors", "kinds", "jobs", "records", "protocols"})
-RULES = frozenset(
-    {
-        "directory",
-        "known_models",
-        "routing",
-        "standing",
-        "pricing",
-        "receipts",
-        "claims",
-        "lanes",
-        "ledger",
-        "merkle",
-        "rewards",
-        "epochs",
-        "epoch_files",
-        "evidence",
-        "kept_files",
-        "units",
-        "egress",
-        "embed",
-        "sound",
-        "speech",
-    }
-)
-BELOW_NET = VOCABULARY | RULES | {"wire", "identity", "session", "scrape"}
-LIBRARY = BELOW_NET | {"net", "checks", "client", "paths", "peer", "program", "settings", "shown", "testing"}
-
-# Which part of the library may import which: `errors, records <- protocols <- wire <- session <- net <- programs`.
-MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
-    "errors": frozenset(),
-    "kinds": frozenset(),
-    "jobs": frozenset({"kinds"}),
-    "records": frozenset({"kinds", "jobs"}),
-    "protocols": frozenset(),
-    "merkle": VOCABULARY,
-    "wire": VOCABULARY,
-    "identity": VOCABULARY,
-    "session": VOCABULARY | {"wire"},
-    "scrape": VOCABULARY | RULES | {"wire"},
-    **dict.fromkeys(RULES - {"merkle"}, VOCABULARY | RULES),
-    # What was signed is checked from bytes alone.
-    **dict.fromkeys(
-        ("epochs", "epoch_files", "evidence", "kept_files", "rewards"), VOCABULARY | RULES | {"wire", "identity"}
-    ),
-    "net": BELOW_NET | {"net"},
-    "paths": frozenset(),
-    **dict.fromkeys(("checks", "client", "peer", "program", "settings", "shown", "testing"), LIBRARY),
-    **dict.fromkeys(("cli", "commands", "records_commands", "__main__", ""), LIBRARY | {"cli", "commands", ""}),
-}
-
-# Pure modules: what they decide depends on their arguments alone.
-PURE: Final = frozenset(
-    {f"cxp2p.{name}" for name in VOCABULARY | RULES | {"wire", "session", "scrape"}}
-    | {
-        "cxp2p_node.admission",
-        "cxp2p_node.intake",
-        "cxp2p_node.engines.residency",
-        "cxp2p_node.engines.slots",
-        "cxp2p_node.engines.text",
-    }
-    | {"cxp2p_node.engines.pace", "cxp2p_node.engines.serving", "cxp2p_node.engines.packs"}
-    | {"cxp2p_node.engines.wordpiece"}
-    | {
-        f"cxp2p_node.engines.upstream_{name}"
-        for name in ("answer", "ask", "events", "faults", "health", "slots", "vectors")
-    }
-    | {f"cxp2p_node.scrape.{name}" for name in ("copies", "inflate", "manners", "replies", "robots")}
-    | {f"cxp2p_gateway.{name}" for name in ("faults", "fields", "metrics.labels", "openai", "sse")}
-)
 IMPURE_IMPORTS: Final = frozenset(
     {"anyio", "asyncio", "datetime", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "sys"}
     | {"tempfile", "threading", "time", "trio", "uuid", "warnings"}
 )
 PURE_TYPES: Final = frozenset({"random.Random"})  # a pure function is given one
 IMPURE_CALLS: Final = frozenset({"open", "input", "print", "breakpoint"})
+
+# What makes two runs of one seed differ; and who may know of it, because nothing simulated depends on them.
+CLOCKS_AND_CHANCE: Final = frozenset({"time", "datetime", "random", "secrets", "uuid", "os", "asyncio", "threading"})
+TELLS_TIME: Final = frozenset({"simulations.__main__", "simulations.report"})
 
 # A dependency, and the only modules that may know it. The prefix of a module's name is enough.
 KNOWN_TO: Final[Mapping[str, tuple[str, ...]]] = {
@@ -278,6 +214,26 @@ def pure_modules_stay_pure(module: Module) -> Iterator[str]:
             yield f"{module.path}:{node.lineno}: a pure module does not call {node.func.id}()"
 
 
+def simulations_are_drawn_from_a_seed(module: Module) -> Iterator[str]:
+    """A simulation has no clock or chance but its world's, and walks through no set: the same seed, the same bytes."""
+    if not _under(module.name, "simulations") or module.name in TELLS_TIME:
+        return
+    for line, name in imports(module):
+        if name.partition(".")[0] in CLOCKS_AND_CHANCE and name not in PURE_TYPES:
+            yield f"{module.path}:{line}: a simulation may not import {name}: its world has the time and the chance"
+    for node in ast.walk(module.tree):
+        if isinstance(node, (ast.For, ast.comprehension)) and _is_set(node.iter):
+            line = node.iter.lineno
+            yield f"{module.path}:{line}: the order of a set changes from run to run: sort it, or use a dict"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hash":
+            yield f"{module.path}:{node.lineno}: hash() changes from run to run: use a digest"
+
+
+def _is_set(node: ast.expr) -> bool:
+    made = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("set", "frozenset")
+    return made or isinstance(node, (ast.Set, ast.SetComp))
+
+
 def files_are_short(module: Module) -> Iterator[str]:
     """A file that keeps growing is split by noun."""
     lines = module.source.count("\n")
@@ -384,6 +340,7 @@ ALL_RULES: Final[tuple[Rule, ...]] = (
     dependencies_are_known_in_one_place,
     openai_json_has_one_place,
     pure_modules_stay_pure,
+    simulations_are_drawn_from_a_seed,
     files_are_short,
     functions_are_short,
     exceptions_are_named,
