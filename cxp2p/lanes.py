@@ -1,23 +1,24 @@
 """What both sides remember of their lanes: chains of jobs of one gateway on one node, one job at a time. Pure.
 
-A gateway keeps as many lanes open as it has jobs at once; a job that ends without a receipt ends its lane.
+A gateway keeps as many lanes open as it has jobs at once; a job that ends without a receipt ends its lane, and so does
+a receipt that is not accepted as it is. What a gateway may owe is in `cxp2p.exposure`, what it agrees to while a job
+runs in `cxp2p.vouchers`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from cxp2p import protocols
+from cxp2p import protocols, vouchers
 from cxp2p.errors import ReceiptInvalid
+from cxp2p.exposure import Exposures, Owed
 from cxp2p.receipts import HOURS, Calendar, Lane, charge_of, digest
-from cxp2p.records import Capability, Countersign, Order, Receipt, Refusal, RefusalCode, Verdict
+from cxp2p.records import Capability, Countersign, Order, Receipt, Refusal, RefusalCode, Verdict, Voucher
 
 GATEWAYS_MAX = 4096
 CLOSED_LANES_MAX = 65_536  # all that may still be replayed, at 400 broken jobs a second
-UNSETTLED_MAX = 1024  # receipts of one gateway: in the ten minutes until they are forgiven
-UNSETTLED_FORGIVEN_MS = 600_000  # an asker that vanished may come back; its unpaid work stops counting after this
 LANES_FREE_MAX = 64  # of one node: as many jobs as one asker has there at once, mostly
 NODES_WITH_LANES_MAX = 1024
 
@@ -55,19 +56,20 @@ class FreeLanes:
 
 
 @dataclass(slots=True)
-class _NodeLane:
+class NodeLane:
+    """One lane as its node knows it. `open`: a job runs in it. `ended`: it takes no more, as a receipt is in dispute.
+
+    `vouched`: what its last voucher says beyond `cum_charge`; `reserved`: what is set aside for the running job.
+    """
+
     seq: int = -1
     head: bytes | None = None
     cum_charge: int = 0
     open: bool = False
+    ended: bool = False
+    reserved: int = 0
+    vouched: int = 0
     replayable_until_ms: int = 0
-
-
-@dataclass(slots=True)
-class _Account:
-    lanes: OrderedDict[bytes, _NodeLane] = field(default_factory=OrderedDict)
-    running_charge: int = 0
-    unsettled: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # receipt hash -> charge, wall_ms
 
 
 class NodeLanes:
@@ -81,9 +83,25 @@ class NodeLanes:
     def __init__(self, node: str, exposure_max: int, calendar: Calendar = HOURS) -> None:
         self.node = node
         self.calendar = calendar
-        self.exposure_max = exposure_max
-        self._accounts: OrderedDict[str, _Account] = OrderedDict()
+        self.exposures = Exposures(exposure_max)
+        self._lanes: OrderedDict[str, OrderedDict[bytes, NodeLane]] = OrderedDict()
         self._closed: OrderedDict[tuple[str, bytes], int] = OrderedDict()  # -> until when, wall_ms
+
+    @property
+    def exposure_max(self) -> int:
+        """µcredits that one gateway may owe."""
+        return self.exposures.exposure_max
+
+    def restore(self, gateway: str, key: bytes, lane: NodeLane) -> None:
+        """A lane as it was before this node was started again. One in which a job ran is closed."""
+        if lane.open:
+            self._close(gateway, key, lane)
+            return
+        lanes = self._lanes.setdefault(gateway, OrderedDict())
+        lanes[key] = lane
+        self._forget_lanes(gateway, protocols.LANES_PER_GATEWAY_MAX)
+        if len(self._lanes) > GATEWAYS_MAX:
+            self._forget_gateway()
 
     def check(
         self, signer: str, asker: str, order: Order, commit: bytes, capability: Capability | None, wall_ms: int
@@ -102,7 +120,8 @@ class NodeLanes:
             )
         if order.max_charge < charge_of(order.prices, order.max_in, order.max_out):
             return _refusal(RefusalCode.PRICE_TOO_LOW, "max_charge does not cover max_in and max_out")
-        return self._lane_refusal(order, wall_ms) or self._exposure_refusal(order, wall_ms)
+        refused = self._lane_refusal(order, wall_ms)
+        return refused or self.exposures.refusal(order.gateway, vouchers.reserve(order), wall_ms)
 
     def _order_fault(self, signer: str, asker: str, order: Order, commit: bytes, wall_ms: int) -> str:
         skew = protocols.CLOCK_SKEW_MS_MAX
@@ -130,12 +149,13 @@ class NodeLanes:
             return _refusal(RefusalCode.LANE_UNKNOWN, "this lane is closed: open a new one")
         if len(self._closed) >= CLOSED_LANES_MAX:
             return _refusal(RefusalCode.EXPOSURE, "too many lanes broke off here lately", retry_after_ms=30_000)
-        account = self._accounts.get(order.gateway)
-        lane = account.lanes.get(order.lane) if account else None
+        lane = self._find(order)
+        if lane is not None and lane.ended:
+            return _refusal(RefusalCode.LANE_UNKNOWN, "a receipt of this lane is in dispute: open a new one")
         if lane is None:
             if order.seq != 0 or order.prev_receipt is not None:
                 return _refusal(RefusalCode.LANE_UNKNOWN, "this lane is not known here: open a new one")
-            lane = _NodeLane()
+            lane = NodeLane()
         if lane.open or order.seq != lane.seq + 1:
             return _refusal(RefusalCode.ORDER_INVALID, f"seq {order.seq} is not the next in its lane: a replay")
         if order.prev_receipt != lane.head:
@@ -144,54 +164,39 @@ class NodeLanes:
             return _refusal(RefusalCode.ORDER_INVALID, "cum_authorised does not cover this order")
         return None
 
-    def _exposure_refusal(self, order: Order, wall_ms: int) -> Refusal | None:
-        exposed = self.exposure(order.gateway, wall_ms)
-        account = self._accounts.get(order.gateway)
-        if account is not None and len(account.unsettled) >= UNSETTLED_MAX:
-            why = f"{UNSETTLED_MAX} receipts are not countersigned yet"
-            return _refusal(RefusalCode.EXPOSURE, why, retry_after_ms=5_000)
-        if exposed + order.max_charge > self.exposure_max:
-            why = f"{exposed} µcredits are not countersigned yet, the limit is {self.exposure_max}"
-            return _refusal(RefusalCode.EXPOSURE, why, retry_after_ms=5_000)
-        return None
-
     def exposure(self, gateway: str, wall_ms: int) -> int:
-        """µcredits that `gateway` may owe: running jobs at their most, and receipts without a countersign."""
-        account = self._accounts.get(gateway)
-        if account is None:
-            return 0
-        for key, (_, since_ms) in list(account.unsettled.items()):
-            if wall_ms - since_ms > UNSETTLED_FORGIVEN_MS:
-                del account.unsettled[key]
-        return account.running_charge + sum(charge for charge, _ in account.unsettled.values())
+        """µcredits that `gateway` may owe: for running jobs, and for receipts that are not countersigned."""
+        return self.exposures.exposure(gateway, wall_ms)
 
     def take(self, order: Order) -> None:
         """Opens the lane for an order that `check` let through: its seq can never be used again."""
-        account = self._accounts.setdefault(order.gateway, _Account())
-        self._accounts.move_to_end(order.gateway)
-        lane = account.lanes.setdefault(order.lane, _NodeLane())
-        account.lanes.move_to_end(order.lane)
-        lane.seq, lane.open = order.seq, True
-        lane.replayable_until_ms = order.expires_at_ms + protocols.CLOCK_SKEW_MS_MAX
-        account.running_charge += order.max_charge
-        self._forget_lanes(order.gateway, account, protocols.LANES_PER_GATEWAY_MAX)
-        if len(self._accounts) > GATEWAYS_MAX:
+        lanes = self._lanes.setdefault(order.gateway, OrderedDict())
+        self._lanes.move_to_end(order.gateway)
+        lane = lanes.setdefault(order.lane, NodeLane())
+        lanes.move_to_end(order.lane)
+        lane.seq, lane.open, lane.vouched = order.seq, True, 0
+        lane.replayable_until_ms = replayable_until_ms(order)
+        lane.reserved = vouchers.reserve(order)
+        self.exposures.reserve(order.gateway, lane.reserved)
+        self._forget_lanes(order.gateway, protocols.LANES_PER_GATEWAY_MAX)
+        if len(self._lanes) > GATEWAYS_MAX:
             self._forget_gateway()
 
-    def _forget_lanes(self, gateway: str, account: _Account, count_max: int) -> None:
+    def _forget_lanes(self, gateway: str, count_max: int) -> None:
         """The longest idle lane goes, if there are more than `count_max`; those with a running job stay."""
-        idle = [key for key, lane in account.lanes.items() if not lane.open]
-        for key in idle[: max(0, len(account.lanes) - count_max)]:
-            self._close(gateway, key, account.lanes.pop(key))
+        lanes = self._lanes[gateway]
+        idle = [key for key, lane in lanes.items() if not lane.open]
+        for key in idle[: max(0, len(lanes) - count_max)]:
+            self._close(gateway, key, lanes.pop(key))
 
     def _forget_gateway(self) -> None:
-        for gateway, account in self._accounts.items():
-            if not any(lane.open for lane in account.lanes.values()):
-                self._forget_lanes(gateway, account, 0)
-                del self._accounts[gateway]
+        for gateway, lanes in self._lanes.items():
+            if not any(lane.open for lane in lanes.values()):
+                self._forget_lanes(gateway, 0)
+                del self._lanes[gateway]
                 return
 
-    def _close(self, gateway: str, key: bytes, lane: _NodeLane) -> None:
+    def _close(self, gateway: str, key: bytes, lane: NodeLane) -> None:
         self._closed[gateway, key] = lane.replayable_until_ms
 
     def _forget_closed(self, wall_ms: int) -> None:
@@ -201,40 +206,104 @@ class NodeLanes:
 
     def cum_charge(self, order: Order) -> int:
         """What the lane of a taken order has cost before it."""
-        return self._accounts[order.gateway].lanes[order.lane].cum_charge
+        return self._lane(order).cum_charge
+
+    def vouched(self, order: Order) -> int:
+        """What vouchers cover of a taken order."""
+        return self._lane(order).vouched
+
+    def check_voucher(self, order: Order, signer: str, voucher: Voucher) -> None:
+        """Raises RemoteProtocolError, see `cxp2p.vouchers.check_voucher`."""
+        lane = self._lane(order)
+        vouchers.check_voucher(order, signer, voucher, lane.cum_charge + lane.vouched)
+
+    def vouch(self, order: Order, voucher: Voucher) -> None:
+        """A voucher that `check_voucher` let through covers a part of a taken order."""
+        lane = self._lane(order)
+        lane.vouched = voucher.cum_amount - lane.cum_charge
+
+    def may_hand_on(self, order: Order, in_units: int, before: int, after: int) -> bool:
+        """Whether a running job may go from `before` units of output to `after` with the vouchers that came so far.
+
+        A piece that is larger than the room for what is on its way still goes if no voucher is due.
+        """
+        lane = self._lane(order)
+        if charge_of(order.prices, in_units, after) - lane.vouched <= lane.reserved:
+            return True
+        return lane.vouched >= vouchers.amount_due(order, before)
 
     def finish(self, order: Order, receipt: Receipt, receipt_envelope: bytes, wall_ms: int) -> None:
-        """Records the receipt of a taken order; its charge counts as exposure until it is countersigned."""
-        account = self._accounts[order.gateway]
-        lane = account.lanes[order.lane]
+        """Records the receipt of a taken order: what vouchers do not cover is owed until it is countersigned."""
+        lane = self._lane(order)
         lane.open, lane.head, lane.cum_charge = False, digest(receipt_envelope), receipt.cum_charge
-        account.running_charge -= order.max_charge
+        self.exposures.release(order.gateway, lane.reserved)
         if receipt.charge:
-            account.unsettled[digest(receipt_envelope)] = (receipt.charge, wall_ms)
+            owed = Owed(max(0, receipt.charge - lane.vouched), wall_ms)
+            self.exposures.owe(order.gateway, digest(receipt_envelope), owed)
 
     def abandon(self, order: Order) -> None:
         """A taken order ended without a receipt, by this node's fault: its lane is closed for good."""
-        account = self._accounts[order.gateway]
-        account.running_charge -= order.max_charge
-        self._close(order.gateway, order.lane, account.lanes.pop(order.lane))
+        lane = self._lanes[order.gateway].pop(order.lane)
+        self.exposures.release(order.gateway, lane.reserved)
+        self._close(order.gateway, order.lane, lane)
 
     def settle(
         self, order: Order, receipt: Receipt, receipt_envelope: bytes, signer: str, countersign: Countersign
-    ) -> None:
-        """Ends the exposure of a receipt, if it is agreed to.
+    ) -> bytes | None:
+        """Ends what is owed for a receipt that is agreed to; one that is not ends its lane.
 
-        Raises ReceiptInvalid for a countersign of another gateway or receipt, or one that agrees to other numbers.
+        Returns the receipt whose dispute this makes up for, if it does. Raises ReceiptInvalid, see `check_countersign`.
         """
-        if signer != order.gateway or countersign.receipt_hash != digest(receipt_envelope):
-            raise ReceiptInvalid("the countersign is not the gateway's word on this receipt", receipt_envelope)
+        check_countersign(receipt, receipt_envelope, signer, countersign)
         if countersign.verdict is not Verdict.ACCEPTED:
-            return
-        said = (countersign.in_units, countersign.out_units, countersign.charge)
-        if said != (receipt.in_units, receipt.out_units, receipt.charge):
-            raise ReceiptInvalid(f"the countersign accepts other numbers than the receipt's: {said}", receipt_envelope)
-        account = self._accounts.get(order.gateway)
-        if account is not None:
-            account.unsettled.pop(countersign.receipt_hash, None)
+            lane = self._find(order)
+            if lane is not None:
+                lane.ended = True
+        if countersign.verdict is Verdict.DISPUTED:
+            self.exposures.disputed(order.gateway, countersign.receipt_hash)
+            return None
+        return self.exposures.agreed(order.gateway, countersign.receipt_hash)
+
+    def _find(self, order: Order) -> NodeLane | None:
+        lanes = self._lanes.get(order.gateway)
+        return lanes.get(order.lane) if lanes else None
+
+    def _lane(self, order: Order) -> NodeLane:
+        return self._lanes[order.gateway][order.lane]
+
+
+def replayable_until_ms(order: Order) -> int:
+    """Until when somebody may send an order once more."""
+    return order.expires_at_ms + protocols.CLOCK_SKEW_MS_MAX
+
+
+def check_countersign(
+    receipt: Receipt, receipt_envelope: bytes, signer: str, countersign: Countersign, vouched: int = 0
+) -> None:
+    """Raises ReceiptInvalid for a countersign of another gateway or receipt, or one that agrees to other numbers.
+
+    `accepted` repeats the receipt's numbers. `adjusted` agrees to no more than they are, and to no less than `vouched`,
+    the part of the charge that vouchers covered.
+    """
+    if signer != receipt.gateway or countersign.receipt_hash != digest(receipt_envelope):
+        raise ReceiptInvalid("the countersign is not the gateway's word on this receipt", receipt_envelope)
+    said = (countersign.in_units, countersign.out_units, countersign.charge)
+    claimed = (receipt.in_units, receipt.out_units, receipt.charge)
+    match countersign.verdict:
+        case Verdict.ACCEPTED:
+            if said != claimed:
+                raise ReceiptInvalid(
+                    f"the countersign accepts other numbers than the receipt's: {said}", receipt_envelope
+                )
+        case Verdict.ADJUSTED:
+            if any(less > most for less, most in zip(said, claimed, strict=True)):
+                raise ReceiptInvalid(f"the countersign agrees to more than was claimed: {said}", receipt_envelope)
+            if countersign.charge < vouched:
+                why = f"the countersign agrees to {countersign.charge}, vouchers to {vouched} before it"
+                raise ReceiptInvalid(why, receipt_envelope)
+        case Verdict.DISPUTED:
+            if countersign.charge:
+                raise ReceiptInvalid(f"the countersign disputes and charges {countersign.charge}", receipt_envelope)
 
 
 def _refusal(code: RefusalCode, reason: str, retry_after_ms: int = 0) -> Refusal:

@@ -245,7 +245,7 @@ async def test_a_restarted_node_gets_a_new_lane(autojump_clock: MockClock) -> No
         node, net, books = await here.node(ScriptedEngine()), await here.asker(), Ledgerbook()
         await settled(net, 1)
         await ask(net, books=books)
-        node.serving._lanes._accounts.clear()
+        node.serving._lanes._lanes.clear()
 
         assert await ask(net, books=books) == "one two three "
         assert [each.order.seq for each in books.settled] == [0, 0]
@@ -395,4 +395,4 @@ async def test_many_jobs_leave_nothing_behind(autojump_clock: MockClock) -> None
 
         assert trio.lowlevel.current_statistics().tasks_living <= before + 1
         assert not books.held
-        assert len(node.serving._lanes._accounts[net.peer].lanes) == 1
+        assert len(node.serving._lanes._lanes[net.peer]) == 1

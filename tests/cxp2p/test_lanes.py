@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+import cxp2p.exposure as exposure_module
 import cxp2p.lanes as lanes_module
 from cxp2p import protocols, receipts
 from cxp2p.errors import ReceiptInvalid
-from cxp2p.lanes import UNSETTLED_FORGIVEN_MS, NodeLanes
+from cxp2p.lanes import NodeLane, NodeLanes
 from cxp2p.receipts import Lane
-from cxp2p.records import Countersign, Order, Prices, RefusalCode, Verdict
-from orders import ABLE, COMMIT, GATEWAY, NODE, WALL, order, receipt_for
+from cxp2p.records import Countersign, Order, Prices, Receipt, RefusalCode, Verdict
+from orders import ABLE, COMMIT, GATEWAY, LANE, NODE, WALL, order, receipt_for
 
 
 def refusal_of(lanes: NodeLanes, an_order: Order, **changes: Any) -> tuple[RefusalCode, str] | None:
@@ -129,15 +130,78 @@ def test_unpaid_work_is_limited() -> None:
     assert refusal_of(lanes, second) is None
 
 
-def test_unpaid_work_of_a_vanished_gateway_is_forgiven_in_time() -> None:
-    """Exposure ends ten minutes after the receipt, so that a crash does not shut an honest gateway out for good."""
-    first = order()
-    lanes = NodeLanes(NODE.peer, 10**9)
+def test_unpaid_work_of_a_vanished_gateway_is_owed_until_it_agrees() -> None:
+    """Time alone forgives nothing; a countersign that comes days later does."""
+    lanes, first = NodeLanes(NODE.peer, 10**9), order()
     lanes.take(first)
-    lanes.finish(first, receipt_for(first, (1, 2)), b"receipt", WALL)
+    receipt = receipt_for(first, (1, 2))
+    lanes.finish(first, receipt, b"receipt", WALL)
+    later = WALL + 7 * 24 * 3_600_000
 
-    assert lanes.exposure(GATEWAY.peer, WALL) > 0
-    assert lanes.exposure(GATEWAY.peer, WALL + UNSETTLED_FORGIVEN_MS + 1) == 0
+    assert lanes.exposure(GATEWAY.peer, later) == receipt.charge
+    lanes.settle(first, receipt, b"receipt", GATEWAY.peer, said_of(receipt))
+    assert lanes.exposure(GATEWAY.peer, later) == 0
+
+
+def said_of(receipt: Receipt, **changes: Any) -> Countersign:
+    """What a gateway that agrees says of a receipt, or what it says instead."""
+    agreed = Countersign(
+        receipt_hash=receipts.digest(b"receipt"),
+        verdict=Verdict.ACCEPTED,
+        reason="",
+        in_units=receipt.in_units,
+        out_units=receipt.out_units,
+        charge=receipt.charge,
+    )
+    return replace(agreed, **changes)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.ADJUSTED, Verdict.DISPUTED])
+def test_what_is_not_accepted_ends_its_lane(verdict: Verdict) -> None:
+    """The sums of both sides differ from here on, so the lane takes no more; an agreed lower charge is paid for."""
+    lanes, first = NodeLanes(NODE.peer, 10**9), order()
+    lanes.take(first)
+    receipt = receipt_for(first, (1, 2))
+    lanes.finish(first, receipt, b"receipt", WALL)
+    charge = 0 if verdict is Verdict.DISPUTED else receipt.charge - 1
+    lanes.settle(first, receipt, b"receipt", GATEWAY.peer, said_of(receipt, verdict=verdict, charge=charge))
+    after = Lane(lane=first.lane, seq=1, head=receipts.digest(b"receipt"), cum_charge=receipt.charge)
+    refused = refusal_of(lanes, order(after))
+
+    assert refused is not None
+    assert refused[0] is RefusalCode.LANE_UNKNOWN
+    assert lanes.exposure(GATEWAY.peer, WALL) == (receipt.charge if verdict is Verdict.DISPUTED else 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "vouched"),
+    [
+        ({"charge": 10**6, "verdict": Verdict.ADJUSTED}, 0),
+        ({"out_units": 3, "verdict": Verdict.ADJUSTED}, 0),
+        ({"charge": 3, "verdict": Verdict.ADJUSTED}, 4),
+        ({"verdict": Verdict.DISPUTED}, 0),
+        ({"charge": 3}, 0),
+    ],
+)
+def test_a_countersign_that_does_not_hold_together_is_none(changes: dict[str, Any], vouched: int) -> None:
+    """More than was claimed, less than vouchers agreed to, a dispute that charges, an agreement to other numbers."""
+    receipt = receipt_for(order(), (1, 2))
+    with pytest.raises(ReceiptInvalid):
+        lanes_module.check_countersign(receipt, b"receipt", GATEWAY.peer, said_of(receipt, **changes), vouched)
+
+
+def test_a_lane_is_restored_as_it_was() -> None:
+    """After a restart the next order of a lane is taken, the same one not; a lane in which a job ran is closed."""
+    lanes, first = NodeLanes(NODE.peer, 10**9), order()
+    until = lanes_module.replayable_until_ms(first)
+    idle = NodeLane(seq=0, head=b"h" * 32, cum_charge=9, replayable_until_ms=until)
+    lanes.restore(GATEWAY.peer, LANE.lane, idle)
+    lanes.restore(GATEWAY.peer, b"b" * 16, NodeLane(seq=0, open=True, replayable_until_ms=until))
+    replayed, broken = refusal_of(lanes, first), refusal_of(lanes, order(Lane(lane=b"b" * 16)))
+
+    assert refusal_of(lanes, order(Lane(lane=LANE.lane, seq=1, head=b"h" * 32, cum_charge=9))) is None
+    assert replayed == (RefusalCode.ORDER_INVALID, "seq 0 is not the next in its lane: a replay")
+    assert broken == (RefusalCode.LANE_UNKNOWN, "this lane is closed: open a new one")
 
 
 def test_what_a_gateway_can_make_a_node_remember_is_limited() -> None:
@@ -150,9 +214,9 @@ def test_what_a_gateway_can_make_a_node_remember_is_limited() -> None:
         lanes.take(another)
         lanes.finish(another, receipt_for(another, ()), b"r", WALL)
 
-    account = lanes._accounts[GATEWAY.peer]
-    assert len(account.lanes) <= protocols.LANES_PER_GATEWAY_MAX
-    assert kept.lane in account.lanes
+    kept_lanes = lanes._lanes[GATEWAY.peer]
+    assert len(kept_lanes) <= protocols.LANES_PER_GATEWAY_MAX
+    assert kept.lane in kept_lanes
 
 
 def test_a_closed_lane_is_remembered_while_its_order_could_come_again() -> None:
@@ -188,7 +252,7 @@ def test_closed_lanes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_receipts_without_a_countersign_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """However little each costs, a gateway's unpaid receipts fill a fixed number of places."""
-    monkeypatch.setattr(lanes_module, "UNSETTLED_MAX", 5)
+    monkeypatch.setattr(exposure_module, "UNSETTLED_MAX", 5)
     lanes = NodeLanes(NODE.peer, 10**12)
     for number in range(5):
         each = order(Lane(lane=number.to_bytes(16, "big")))
@@ -217,5 +281,5 @@ def test_a_forgotten_gateways_late_countersign_harms_nothing() -> None:
     )
     lanes.settle(first, receipt, b"receipt", GATEWAY.peer, agreed)
 
-    assert not lanes._accounts
+    assert not lanes._lanes
     assert refusal_of(lanes, first) is not None

@@ -60,7 +60,7 @@ async def test_a_good_ask_is_answered(autojump_clock: MockClock) -> None:
         ({"prices": Prices(input=999_999, output=2_000_000)}, RefusalCode.PRICE_TOO_LOW),
         ({"prices": Prices(input=10**12, output=0)}, RefusalCode.PRICE_TOO_LOW),
         ({"max_in": 2**62, "max_out": 2**62}, RefusalCode.PRICE_TOO_LOW),
-        ({"max_charge": 2**62, "cum_authorised": 2**62}, RefusalCode.EXPOSURE),
+        ({"max_in": 10**9, "max_charge": 2**62, "cum_authorised": 2**62}, RefusalCode.EXPOSURE),
     ],
 )
 async def test_a_bad_order_never_reaches_the_engine(
