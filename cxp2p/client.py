@@ -22,13 +22,14 @@ from cxp2p.identity import Identity, new_identity
 from cxp2p.known_models import name_of
 from cxp2p.net import Network
 from cxp2p.net.ask import DEADLINE_S, Asker, Books, Emit, Judge, Outcome, Settlement
+from cxp2p.net.claims import Papers
 from cxp2p.net.discover import Discovery, offer_sequence
 from cxp2p.net.embedding import Embedder, Embeddings, Took
 from cxp2p.net.rhythm import Rhythm
 from cxp2p.net.scraping import Scraped, Scraper
 from cxp2p.net.speaking import Hear, Speaker, Spoken
 from cxp2p.net.tasks import background
-from cxp2p.receipts import HOURS, Calendar
+from cxp2p.receipts import HOURS, Calendar, Delivered
 from cxp2p.records import (
     ChatJob,
     Finish,
@@ -78,10 +79,13 @@ class NoBooks:
     async def reserve(self, order: Order, envelope: bytes) -> None:
         await trio.lowlevel.checkpoint()
 
+    async def promise(self, order: Order, voucher_envelope: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def settle(self, settlement: Settlement) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def void(self, order: Order, reason: str) -> None:
+    async def void(self, order: Order, reason: str, got: Delivered | None = None) -> None:
         await trio.lowlevel.checkpoint()
 
 
@@ -305,13 +309,18 @@ async def join(
     wall: Callable[[], int] = wall_ms,
     calendar: Calendar = HOURS,
     rhythm: Rhythm | None = None,
+    papers: Papers | None = None,
 ) -> AsyncIterator[Net]:
-    """A `Net` over a network that is already open: what `connect`, the gateway and the tests build on."""
+    """A `Net` over a network that is already open: what `connect`, the gateway and the tests build on.
+
+    `papers`: where orders are kept for claims of their nodes; without, the newest are, in memory.
+    """
     directory = Directory()
     discovery = Discovery(network, directory, wall, rng, watching=True, rhythm=rhythm)
     async with background() as nursery:
         nursery.start_soon(discovery.run)
-        yield Net(network, discovery, Asker(identity, network, discovery, wall, rng, calendar), wall, rng)
+        asker = Asker(identity, network, discovery, wall, rng, calendar, papers)
+        yield Net(network, discovery, asker, wall, rng)
 
 
 @asynccontextmanager

@@ -1,7 +1,9 @@
 """Evidence: what a peer signed that it should not have, checked by anybody from the bytes alone. Pure.
 
-A peer that signs two roots for one hour, or two receipts for one seq, convicts itself. A countersigned receipt that a
-root leaves out is shown by the neighbours between which it would stand: it may still count in a later root.
+A peer that signs two roots for one hour, two receipts for one seq, or a receipt that contradicts its own order,
+convicts itself. A countersigned receipt that a root leaves out is shown by the neighbours between which it would
+stand: it may still count in a later root. How much arrived is one side's word against the other's: the papers of such a
+dispute are kept in the same form, and convict nobody.
 """
 
 from __future__ import annotations
@@ -9,16 +11,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Final
 
 from annotated_types import Len
 
-from cxp2p.epochs import Entry, Place, check_belongs, check_place, open_entry, open_receipt, open_root, place_of
+from cxp2p.epochs import (
+    Entry,
+    Place,
+    check_belongs,
+    check_place,
+    open_entry,
+    open_receipt,
+    open_root,
+    open_signed,
+    place_of,
+)
 from cxp2p.errors import EpochInvalid, RemoteProtocolError
+from cxp2p.identity import Kind
 from cxp2p.kinds import Blob, record
 from cxp2p.merkle import SumTree
-from cxp2p.records import EpochRoot
-from cxp2p.wire import decode
+from cxp2p.receipts import contradiction, digest
+from cxp2p.records import EpochRoot, Order, Receipt, Verdict
+from cxp2p.wire import decode, encode
 
 
 class Wrong(StrEnum):
@@ -27,11 +42,26 @@ class Wrong(StrEnum):
     TWO_ROOTS = "two-roots"
     TWO_RECEIPTS = "two-receipts"
     OMITTED = "omitted"
+    CONTRADICTION = "contradiction"
+    DISPUTE = "dispute"
+
+
+ENVELOPES: Final = MappingProxyType(
+    {
+        Wrong.TWO_ROOTS: 2,
+        Wrong.TWO_RECEIPTS: 2,
+        Wrong.OMITTED: 3,
+        Wrong.CONTRADICTION: 2,
+        Wrong.DISPUTE: 3,
+    }
+)
 
 
 @record
 class Evidence:
-    """`envelopes`: the two roots; the two receipts; or root, receipt and countersign. `places`: the neighbours."""
+    """`envelopes`: the two roots; the two receipts; root, receipt and countersign; order and receipt, if these
+    contradict each other; or order, receipt and the countersign that disputes it. `places`: the neighbours.
+    """
 
     wrong: Wrong
     envelopes: Annotated[tuple[Blob, ...], Len(2, 3)]
@@ -40,11 +70,15 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Accusation:
-    """Who did it, and what, in words."""
+    """Who did it, and what, in words. A dispute convicts nobody: `peer` is the node whose receipt is disputed."""
 
     peer: str
     wrong: Wrong
     says: str
+
+    @property
+    def convicts(self) -> bool:
+        return self.wrong is not Wrong.DISPUTE
 
 
 def two_roots(first: bytes, second: bytes) -> Evidence:
@@ -55,6 +89,16 @@ def two_roots(first: bytes, second: bytes) -> Evidence:
 def two_receipts(first: bytes, second: bytes) -> Evidence:
     """Evidence of a node that signed two receipts for one place in a lane."""
     return Evidence(wrong=Wrong.TWO_RECEIPTS, envelopes=(first, second), places=())
+
+
+def contradicted(order: bytes, receipt: bytes) -> Evidence:
+    """Evidence of a node that signed for what its order did not say."""
+    return Evidence(wrong=Wrong.CONTRADICTION, envelopes=(order, receipt), places=())
+
+
+def dispute(order: bytes, receipt: bytes, countersign: bytes) -> Evidence:
+    """The papers of a receipt that its gateway disputes."""
+    return Evidence(wrong=Wrong.DISPUTE, envelopes=(order, receipt, countersign), places=())
 
 
 def omission(root_envelope: bytes, omitted: Entry, entries: Sequence[Entry], tree: SumTree) -> Evidence:
@@ -68,13 +112,23 @@ def omission(root_envelope: bytes, omitted: Entry, entries: Sequence[Entry], tre
     )
 
 
+def evidence_in(order: bytes, receipt: bytes) -> Evidence | None:
+    """Evidence in a receipt that was sent for an order, if the two convict its node."""
+    found = contradicted(order, receipt)
+    try:
+        check_evidence(encode(found))
+    except EpochInvalid:
+        return None
+    return found
+
+
 def check_evidence(data: bytes) -> Accusation:
     """What encoded evidence proves. Raises EpochInvalid, with the reason, if it proves nothing."""
     try:
         evidence = decode(Evidence, data)
     except RemoteProtocolError as error:
         raise EpochInvalid(str(error)) from None
-    wanted = 3 if evidence.wrong is Wrong.OMITTED else 2
+    wanted = ENVELOPES[evidence.wrong]
     if len(evidence.envelopes) != wanted:
         raise EpochInvalid(f"evidence of {evidence.wrong} has {len(evidence.envelopes)} envelopes, expected {wanted}")
     if evidence.places and evidence.wrong is not Wrong.OMITTED:
@@ -87,6 +141,10 @@ def check_evidence(data: bytes) -> Accusation:
         case Wrong.OMITTED:
             root, receipt, countersign = evidence.envelopes
             return _omitted(root, receipt, countersign, evidence.places)
+        case Wrong.CONTRADICTION:
+            return _contradicted(*evidence.envelopes)
+        case Wrong.DISPUTE:
+            return _disputed(*evidence.envelopes)
 
 
 def _two_roots(first: bytes, second: bytes) -> Accusation:
@@ -106,6 +164,40 @@ def _two_receipts(first: bytes, second: bytes) -> Accusation:
         raise EpochInvalid("the two receipts say the same")
     says = f"signed two receipts for seq {one.seq} of lane {one.lane.hex()} of gateway {one.gateway}"
     return Accusation(one.node, Wrong.TWO_RECEIPTS, says)
+
+
+def _open_pair(order_envelope: bytes, receipt_envelope: bytes) -> tuple[Order, Receipt]:
+    """An order signed by its gateway, and a receipt for it by the node that it is for."""
+    signer, order = open_signed(Kind.ORDER, Order, order_envelope)
+    receipt = open_receipt(receipt_envelope)
+    if signer != order.gateway:
+        raise EpochInvalid("the order is not signed by its gateway", order_envelope)
+    if receipt.order_hash != digest(order_envelope):
+        raise EpochInvalid("the receipt is not about this order", receipt_envelope)
+    if receipt.node != order.node:
+        raise EpochInvalid("the order is for another node than the receipt's", order_envelope)
+    return order, receipt
+
+
+def _contradicted(order_envelope: bytes, receipt_envelope: bytes) -> Accusation:
+    order, receipt = _open_pair(order_envelope, receipt_envelope)
+    fault = contradiction(order, receipt)
+    if not fault:
+        raise EpochInvalid("the receipt does not contradict its order")
+    says = f"signed a receipt that contradicts order {order.order_id.hex()} of gateway {order.gateway}: {fault}"
+    return Accusation(receipt.node, Wrong.CONTRADICTION, says)
+
+
+def _disputed(order_envelope: bytes, receipt_envelope: bytes, countersign_envelope: bytes) -> Accusation:
+    order, receipt = _open_pair(order_envelope, receipt_envelope)
+    said = open_entry(receipt_envelope, countersign_envelope).countersign
+    if said.verdict is not Verdict.DISPUTED:
+        raise EpochInvalid(f"the countersign says {said.verdict}, expected {Verdict.DISPUTED}")
+    says = (
+        f"signed for {receipt.out_units} units of output of order {order.order_id.hex()}; gateway {order.gateway} "
+        f"counted {said.out_units} and disputes it: {said.reason}. These bytes cannot tell which of the two is right"
+    )
+    return Accusation(receipt.node, Wrong.DISPUTE, says)
 
 
 def _omitted(root_envelope: bytes, receipt: bytes, countersign: bytes, places: Sequence[Place]) -> Accusation:

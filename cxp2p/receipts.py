@@ -144,34 +144,77 @@ class Delivered:
     fault: str = ""
 
 
+def check_about(order: Order, order_envelope: bytes, signer: str, receipt: Receipt, evidence: bytes) -> None:
+    """Raises ReceiptInvalid, with the signed bytes as evidence, for a receipt that is not about this order at all.
+
+    That is one of another signer, job, lane, request or model.
+    """
+    if signer != order.node:
+        raise ReceiptInvalid("the receipt is not signed by the node that took the order", evidence)
+    if receipt.order_hash != digest(order_envelope):
+        raise ReceiptInvalid("the receipt's order_hash is not the order's", evidence)
+    if name := _other_field(order, receipt):
+        raise ReceiptInvalid(f"the receipt's {name} is not the order's", evidence)
+
+
+REPEATED: Final = (
+    "gateway",
+    "node",
+    "lane",
+    "seq",
+    "epoch",
+    "service",
+    "model_digest",
+    "request_commit",
+    "seed",
+    "prev_receipt",
+    "resume_of",
+    "offset",
+)
+"""What a receipt repeats of its order."""
+
+
+def _other_field(order: Order, receipt: Receipt) -> str:
+    return next((name for name in REPEATED if getattr(receipt, name) != getattr(order, name)), "")
+
+
+def contradiction(order: Order, receipt: Receipt) -> str:
+    """How a receipt contradicts the order that it names by its hash, in words; "" if it does not.
+
+    No node that reads its orders signs such a receipt, whatever it was sent: the two together convict it.
+    """
+    if name := _other_field(order, receipt):
+        return f"{name} is not the order's"
+    owed = charge_owed(order.prices, receipt.finish, receipt.in_units, receipt.out_units)
+    if receipt.charge != owed:
+        return f"charge is {receipt.charge}, by the order's prices {owed}"
+    if receipt.charge > order.max_charge:
+        return f"charge is {receipt.charge}, the order allowed {order.max_charge}"
+    if receipt.cum_charge > order.cum_authorised:
+        return f"cum_charge is {receipt.cum_charge}, the order allowed {order.cum_authorised}"
+    return _out_of_bounds(order, receipt)
+
+
+def _out_of_bounds(order: Order, receipt: Receipt) -> str:
+    if receipt.in_units > order.max_in:
+        return f"in_units is {receipt.in_units}, the order allowed {order.max_in}"
+    if receipt.out_units > order.max_out:
+        return f"out_units is {receipt.out_units}, the order allowed {order.max_out}"
+    if receipt.cached_units > receipt.in_units:
+        return "cached_units is over in_units"
+    if not receipt.t_accept_ms <= receipt.t_first_ms <= receipt.t_end_ms:
+        return "times are not in order"
+    return ""
+
+
 def check_receipt(
     order: Order, order_envelope: bytes, lane: Lane, signer: str, receipt: Receipt, evidence: bytes, got: Delivered
 ) -> Countersign:
     """The asker's answer to a receipt: accepted, or disputed with its own count.
 
-    Raises ReceiptInvalid, with the signed bytes as evidence, for a receipt that is not about this order at all: another
-    signer, job, lane, request or model.
+    Raises ReceiptInvalid, with the signed bytes as evidence, for a receipt that is not about this order at all.
     """
-    expected = {
-        "node": signer,
-        "order_hash": digest(order_envelope),
-        "gateway": order.gateway,
-        "lane": order.lane,
-        "seq": order.seq,
-        "epoch": order.epoch,
-        "service": order.service,
-        "model_digest": order.model_digest,
-        "request_commit": order.request_commit,
-        "seed": order.seed,
-        "prev_receipt": order.prev_receipt,
-        "resume_of": order.resume_of,
-        "offset": order.offset,
-    }
-    if signer != order.node:
-        raise ReceiptInvalid("the receipt is not signed by the node that took the order", evidence)
-    for name, value in expected.items():
-        if getattr(receipt, name) != value:
-            raise ReceiptInvalid(f"the receipt's {name} is not the order's", evidence)
+    check_about(order, order_envelope, signer, receipt, evidence)
     out_units = got.units
     in_units = min(receipt.in_units, order.max_in)
     owed = charge_owed(order.prices, receipt.finish, in_units, out_units)
@@ -196,18 +239,12 @@ def _miscount(order: Order, lane: Lane, receipt: Receipt, got: Delivered, owed: 
         return f"out_units is {receipt.out_units}, {got.units} arrived"
     if receipt.output_commit != got.commit:
         return "output_commit is not of what arrived"
-    if receipt.in_units > order.max_in:
-        return f"in_units is {receipt.in_units}, the order allowed {order.max_in}"
-    if receipt.out_units > order.max_out:
-        return f"out_units is {receipt.out_units}, the order allowed {order.max_out}"
-    if receipt.cached_units > receipt.in_units:
-        return "cached_units is over in_units"
+    if fault := _out_of_bounds(order, receipt):
+        return fault
     if receipt.charge != owed:
         return f"charge is {receipt.charge}, {owed} is owed"
     if receipt.cum_charge != lane.cum_charge + owed:
         return f"cum_charge is {receipt.cum_charge}, {lane.cum_charge + owed} is owed"
     if receipt.finish is Finish.CANCELLED and not got.cancelled:
         return "nobody cancelled"
-    if not receipt.t_accept_ms <= receipt.t_first_ms <= receipt.t_end_ms:
-        return "times are not in order"
     return got.fault

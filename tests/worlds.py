@@ -12,9 +12,10 @@ import trio
 
 from cxp2p.client import Net, Settlement, join
 from cxp2p.errors import JobFailed
-from cxp2p.identity import Identity, identity_from_seed
+from cxp2p.identity import Identity, Kind, identity_from_seed, open_envelope
 from cxp2p.net.discover import offer_sequence
 from cxp2p.net.memory import Hub, MemoryNetwork, open_network
+from cxp2p.receipts import Delivered
 from cxp2p.records import (
     Capability,
     ChatJob,
@@ -29,7 +30,9 @@ from cxp2p.records import (
     Role,
     Service,
     Usage,
+    Voucher,
 )
+from cxp2p.wire import decode
 from cxp2p_node.app import Node, run_node
 from cxp2p_node.engines import Counted, Emit, Engine
 
@@ -119,11 +122,17 @@ class Ledgerbook:
     held: dict[bytes, Order] = field(default_factory=dict)
     settled: list[Settlement] = field(default_factory=list)
     voided: list[Order] = field(default_factory=list)
+    vouchers: list[Voucher] = field(default_factory=list)
 
     async def reserve(self, order: Order, envelope: bytes) -> None:
         await trio.lowlevel.checkpoint()
         assert order.order_id not in self.held
         self.held[order.order_id] = order
+
+    async def promise(self, order: Order, voucher_envelope: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        assert order.order_id in self.held
+        self.vouchers.append(decode(Voucher, open_envelope(Kind.VOUCHER, voucher_envelope).body))
 
     async def settle(self, settlement: Settlement) -> None:
         await trio.lowlevel.checkpoint()
@@ -131,7 +140,7 @@ class Ledgerbook:
         assert settlement.countersign.charge <= settlement.order.max_charge
         self.settled.append(settlement)
 
-    async def void(self, order: Order, reason: str) -> None:
+    async def void(self, order: Order, reason: str, got: Delivered | None = None) -> None:
         await trio.lowlevel.checkpoint()
         del self.held[order.order_id]
         self.voided.append(order)

@@ -22,11 +22,14 @@ from cxp2p.errors import (
     ReceiptInvalid,
     RemoteProtocolError,
 )
+from cxp2p.evidence import Evidence, dispute, evidence_in
 from cxp2p.identity import Identity, Kind
 from cxp2p.lanes import FreeLanes
 from cxp2p.net import Network
 from cxp2p.net.attempt import STALL_S, Attempt, Books, Emit, Judge, Settlement
+from cxp2p.net.claims import Claims, Papers
 from cxp2p.net.discover import Discovery
+from cxp2p.net.recent import RecentOrders
 from cxp2p.records import Capability, ChatJob, FailureCode, Job, RefusalCode, Verdict, service_of
 from cxp2p.routing import (
     Blame,
@@ -95,7 +98,9 @@ class Asker:
         wall_ms: Callable[[], int],
         rng: Random,
         calendar: receipts.Calendar = receipts.HOURS,
+        papers: Papers | None = None,
     ) -> None:
+        """`papers`: where what was signed is kept for nodes' claims; the newest orders are, in memory, without."""
         self._identity = identity
         self._network = network
         self._discovery = discovery
@@ -104,6 +109,9 @@ class Asker:
         self._rng = rng
         self._calendar = calendar
         self._lanes = FreeLanes(lambda: rng.randbytes(16))
+        self._recent = RecentOrders() if papers is None else None
+        self._papers: Papers = papers or self._recent or RecentOrders()
+        network.serve(protocols.CLAIM, Claims(identity, self._papers, self._lied).handle)
 
     async def run(
         self,
@@ -128,6 +136,7 @@ class Asker:
         `prefer`: the node that is asked first, if it can be. `affinity`: jobs with the same go to the same node while
         it has room, because they begin alike.
         """
+        books = books if self._recent is None else self._recent.over(books)
         run = _Run(job, encode(job), emit, books, judge, digest, prefer, affinity, [], [])
         if len(run.request) > REQUEST_BYTES_MAX:
             why = f"the request has {len(run.request)} bytes, the limit is {REQUEST_BYTES_MAX}"
@@ -226,17 +235,39 @@ class Asker:
 
     async def _attempt_held(self, attempt: Attempt, run: _Run) -> None:
         """With the hold on disk: from here on it is settled or void, whatever happens."""
+        free = False  # the node itself said that it costs nothing
         try:
             await attempt.run(self._network, run.emit, run.books)
         except JobRefused as error:
+            free = True
             if error.code not in (RefusalCode.LANE_UNKNOWN, RefusalCode.ORDER_INVALID):
                 attempt.lane_after = attempt.lane
             raise
+        except (JobFailed, ReceiptInvalid) as error:
+            free = attempt.receipt_envelope is None or isinstance(error, ReceiptInvalid)
+            raise
         finally:
             self._remember(attempt)
-            if attempt.settlement is None:
-                with trio.CancelScope(shield=True):
-                    await run.books.void(attempt.order, "no receipt")
+            with trio.CancelScope(shield=True):
+                await self._close(attempt, run.books, free=free)
+
+    async def _close(self, attempt: Attempt, books: Books, *, free: bool) -> None:
+        """Gives the hold back if there is no receipt, and keeps what can be shown to others of a wrong one."""
+        evidence: Evidence | None = None
+        settlement = attempt.settlement
+        if settlement is None:
+            if attempt.receipt_envelope is not None:
+                evidence = evidence_in(attempt.envelope, attempt.receipt_envelope)
+            got = None if free or evidence is not None else attempt.delivered()
+            await books.void(attempt.order, "no receipt", got)
+        elif settlement.countersign.verdict is not Verdict.ACCEPTED:
+            signed = (settlement.order_envelope, settlement.receipt_envelope)
+            evidence = evidence_in(*signed) or dispute(*signed, settlement.countersign_envelope)
+        if evidence is not None:
+            await self._papers.accuse(evidence)
+
+    def _lied(self, node: str) -> None:
+        self._directory.suspend(node, trio.current_time())
 
     def _remember(self, attempt: Attempt) -> None:
         """What an attempt taught us of its node, however it ended."""

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 import trio
 
-from cxp2p import receipts
+from cxp2p import receipts, vouchers
 from cxp2p.errors import (
     AnswerRefused,
     CxError,
@@ -37,6 +37,7 @@ from cxp2p.records import (
     ReceiptSent,
     Refusal,
     Verdict,
+    VoucherSent,
 )
 from cxp2p.units import Output
 from cxp2p.wire import decode, encode
@@ -78,11 +79,14 @@ class Books(Protocol):
     async def reserve(self, order: Order, envelope: bytes) -> None:
         """Holds `order.max_charge`. On disk when this returns. Raises InsufficientCredit."""
 
+    async def promise(self, order: Order, voucher_envelope: bytes) -> None:
+        """Keeps a voucher, which leaves when this returns: then this much of the order's charge is agreed to."""
+
     async def settle(self, settlement: Settlement) -> None:
         """Posts the countersigned charge, gives the rest of the hold back, and keeps the signed bytes."""
 
-    async def void(self, order: Order, reason: str) -> None:
-        """Gives the whole hold back: the node refused, failed or vanished."""
+    async def void(self, order: Order, reason: str, got: receipts.Delivered | None = None) -> None:
+        """Gives the whole hold back. `got`: what arrived, if the node vanished, and may claim it later; see claims."""
 
 
 @dataclass(slots=True)
@@ -106,6 +110,8 @@ class Attempt:
     fault: str = ""
     asked_at: float | None = None
     bytes_in: int = 0
+    vouched_units: int = 0
+    vouched_amount: int = 0
     emitted: bool = False
     cancelled: bool = False
     queued_s: float = 0.0
@@ -125,7 +131,7 @@ class Attempt:
             try:
                 await talk.say(Ask(order=self.envelope, salt=self.salt, request=self.request))
                 self.asked_at = trio.current_time()
-                await self._listen(talk, emit)
+                await self._listen(talk, emit, books)
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + JUDGE_S):
                     self.fault = await self._judged()
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_S):
@@ -144,7 +150,7 @@ class Attempt:
             peer, units = self.order.node, self.order.max_out
             raise RemoteProtocolError(f"{peer} sent more than {self.bytes_max} bytes for {units} units")
 
-    async def _listen(self, talk: Conversation, emit: Emit | None) -> None:
+    async def _listen(self, talk: Conversation, emit: Emit | None, books: Books) -> None:
         """Until the receipt is there. Without `emit` pieces are only counted."""
         while self.receipt_envelope is None:
             try:
@@ -154,7 +160,7 @@ class Attempt:
                 raise PeerUnreachable(f"{talk.peer} said nothing for {STALL_S:g} s") from None
             match event:
                 case Piece():
-                    await self._take(event, emit)
+                    await self._take(talk, event, emit, books)
                 case Accepted():
                     self.queued_s = trio.current_time() - self.started
                 case ReceiptSent(envelope=envelope):
@@ -166,10 +172,12 @@ class Attempt:
                 case _:
                     raise RemoteProtocolError(f"{talk.peer} ended without a receipt")
 
-    async def _take(self, piece: Piece, emit: Emit | None) -> None:
+    async def _take(self, talk: Conversation, piece: Piece, emit: Emit | None, books: Books) -> None:
         self.output.add(piece)
         if self.output.units > self.order.max_out:
             raise RemoteProtocolError(f"{self.order.node} sent more than the {self.order.max_out} units ordered")
+        if emit is not None:
+            await self._vouch(talk, books)
         if emit is not None and (
             piece.text or piece.reasoning or piece.calls or piece.logprobs or piece.data or piece.units
         ):
@@ -177,6 +185,22 @@ class Attempt:
                 self.first_piece_s = trio.current_time() - self.asked_at
             self.emitted = True
             await emit(piece)
+
+    async def _vouch(self, talk: Conversation, books: Books) -> None:
+        """Agrees to what arrived, if a voucher is due."""
+        if vouchers.due(self.order.service, self.output.units) <= self.vouched_units:
+            return
+        self.vouched_units = self.output.units
+        voucher = vouchers.make_voucher(self.order, self.lane.cum_charge, self.output.units)
+        if voucher.cum_amount <= max(self.vouched_amount, self.lane.cum_charge):  # the output is free, or nearly
+            return
+        self.vouched_amount = voucher.cum_amount
+        sealed = self.identity.seal(Kind.VOUCHER, encode(voucher))
+        await books.promise(self.order, sealed)
+        try:
+            await talk.say(VoucherSent(envelope=sealed))
+        except PeerUnreachable as error:  # what the node said before it left is still to be heard
+            log.info("%s did not take a voucher: %s", talk.peer, error)
 
     async def _judged(self) -> str:
         """What the judge says, cut to what a countersign holds."""
@@ -186,16 +210,18 @@ class Attempt:
         receipt = decode(Receipt, open_envelope(Kind.RECEIPT, self.receipt_envelope).body)
         return one_line(await self.judge(receipt.finish))
 
+    def delivered(self) -> receipts.Delivered:
+        """What arrived so far."""
+        units, commit = self.output.units, self.output.commit()
+        return receipts.Delivered(units=units, commit=commit, cancelled=self.cancelled, fault=self.fault)
+
     async def _settle(self, talk: Conversation, books: Books) -> None:
         """Checks the receipt, countersigns it, posts it. Raises ReceiptInvalid; a dispute is posted at no charge."""
         assert self.receipt_envelope is not None
         opened = open_envelope(Kind.RECEIPT, self.receipt_envelope)
         receipt = decode(Receipt, opened.body)
-        got = receipts.Delivered(
-            units=self.output.units, commit=self.output.commit(), cancelled=self.cancelled, fault=self.fault
-        )
         countersign = receipts.check_receipt(
-            self.order, self.envelope, self.lane, opened.peer, receipt, opened.envelope, got
+            self.order, self.envelope, self.lane, opened.peer, receipt, opened.envelope, self.delivered()
         )
         sealed = self.identity.seal(Kind.COUNTERSIGN, encode(countersign))
         settlement = Settlement(
@@ -225,7 +251,7 @@ class Attempt:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_S):
             try:
                 await talk.say(Cancel())
-                await self._listen(talk, None)
+                await self._listen(talk, None, books)
                 await self._settle(talk, books)
             except CxError as error:
                 log.info("cancelled order %s ends without a receipt: %s", self.order.order_id.hex(), error)

@@ -38,6 +38,7 @@ from cxp2p.peer import open_peer
 from cxp2p.records import Job, ScrapeJob
 from cxp2p_gateway.accounts import Accounts, FirstAccount, found_account
 from cxp2p_gateway.asking import Caller, ModelCard
+from cxp2p_gateway.claims import GatewayPapers
 from cxp2p_gateway.config import EmbeddingSettings, GatewaySettings, HttpSettings, MetricsSettings, ScrapeSettings
 from cxp2p_gateway.dashboard.opening import open_dashboard, open_people
 from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
@@ -176,7 +177,7 @@ async def open_gateway(
     async with (
         open_books(settings) as store,
         open_peer(settings.peer, data_path_of(settings)) as (identity, network),
-        join(identity, network, rng, calendar=settings.peer.calendar) as net,
+        join(identity, network, rng, calendar=settings.peer.calendar, papers=_papers(settings, store, metrics)) as net,
         open_dispatch(net, store, wall_ms, _options(settings), CATALOGUE, metrics) as dispatch,
         open_schemas() as schemas,
         _metrics_told(settings.metrics, metrics) as metrics_url,
@@ -277,6 +278,10 @@ def data_path_of(settings: GatewaySettings) -> Path:
 def _options(settings: GatewaySettings) -> DispatchOptions:
     receipts = settings.receipts
     return DispatchOptions(jobs_max=settings.jobs.jobs_max, kept_days=receipts.days, kept_max=receipts.kept_max)
+
+
+def _papers(settings: GatewaySettings, store: Store, metrics: Metrics) -> GatewayPapers:
+    return GatewayPapers(store, wall_ms, metrics.claims, settings.receipts.late_credit_max)
 
 
 def _salts(settings: GatewaySettings, identity: Identity) -> CacheSalts | None:

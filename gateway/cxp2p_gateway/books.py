@@ -10,12 +10,15 @@ from typing import Final
 import trio
 
 from cxp2p.client import Settlement
+from cxp2p.receipts import Delivered
 from cxp2p.records import Order
 from cxp2p_gateway.asking import Caller, RateLimited
 from cxp2p_gateway.limits import Demand, limits_of, tokens_of
 from cxp2p_gateway.metrics.money import MoneyMeter
 from cxp2p_gateway.rates import Counted, Rate, corrected, state
 from cxp2p_gateway.store import Generation, Store
+from cxp2p_gateway.store.orders import Arrived
+from cxp2p_gateway.store.rows import SentOrder
 
 log = logging.getLogger("cxp2p.dispatch")
 
@@ -82,20 +85,28 @@ class JobBooks:
 
     async def reserve(self, order: Order, envelope: bytes) -> None:
         """Holds the most that the order may cost. Raises InsufficientCredit, KeyEnded, RateLimited."""
+        sent = SentOrder(
+            order_id=order.order_id.hex(),
+            node=order.node,
+            lane=order.lane,
+            seq=order.seq,
+            envelope=envelope,
+            sent_at_ms=self._wall_ms(),
+        )
         if self._admitted:
-            await self._hold(order, first=False)
+            await self._hold(order, sent, first=False)
             return
         async with self._first:  # orders that go at once: one of them counts, and the others wait for it
-            await self._hold(order, first=not self._admitted)
+            await self._hold(order, sent, first=not self._admitted)
             self._admitted = True
 
-    async def _hold(self, order: Order, *, first: bool) -> None:
+    async def _hold(self, order: Order, sent: SentOrder, *, first: bool) -> None:
         tokens = _tokens(order) if first else 0
         demand = Demand(key=self._caller.key, request=self._generation, tokens=tokens, first=first)
         try:
             with self._meter.reserving():
                 rates = await self._store.reserve(
-                    order.order_id.hex(), self._caller.account, order.max_charge, self._expires_at_ms, demand
+                    order.order_id.hex(), self._caller.account, order.max_charge, self._expires_at_ms, demand, sent
                 )
         except RateLimited as error:
             self._rates.see(self._caller.key, error.rates, self._wall_ms() * 1000)
@@ -104,12 +115,16 @@ class JobBooks:
             self._tokens[order.order_id] = tokens
         self._rates.see(self._caller.key, rates, self._wall_ms() * 1000)
 
+    async def promise(self, order: Order, voucher_envelope: bytes) -> None:
+        """Agrees to what the order's hold covers already: a node that claims shows its voucher, which proves itself."""
+        await trio.lowlevel.checkpoint()
+
     async def settle(self, settlement: Settlement) -> None:
         """Posts the countersigned charge to the node's account, and keeps what was signed."""
         order, agreed = settlement.order, settlement.countersign
         is_first, self._settled = not self._settled, True
         expected = self._tokens.pop(order.order_id, 0)
-        with self._meter.posting(order.service, agreed.charge):
+        with self._meter.posting(order.service, agreed.charge, agreed.verdict):
             await self._store.settle(
                 Generation(
                     order_id=order.order_id.hex(),
@@ -137,11 +152,15 @@ class JobBooks:
         more = tokens_of(order.service, agreed.in_units, agreed.out_units) - expected
         self._rates.correct(self._caller, more, self._wall_ms() * 1000)
 
-    async def void(self, order: Order, reason: str) -> None:
-        """Gives the hold back."""
+    async def void(self, order: Order, reason: str, got: Delivered | None = None) -> None:
+        """Gives the hold back, and keeps what arrived for a claim."""
         log.debug("order %s is void: %s", order.order_id.hex(), reason)
         with self._meter.voiding():
-            await self._store.void(order.order_id.hex())
+            await self._store.void(order.order_id.hex(), None if got is None else _arrived(got))
+
+
+def _arrived(got: Delivered) -> Arrived:
+    return Arrived(units=got.units, output_commit=got.commit, cancelled=got.cancelled, fault=got.fault)
 
 
 def _tokens(order: Order) -> int:

@@ -174,6 +174,11 @@ class ReceiptSettings(BaseModel):
     kept_max: int = Field(
         1_000_000, ge=1, le=10**9, description="At most so many are kept, 2 KB each; the oldest are dropped first."
     )
+    late_credit_max: int = Field(
+        50_000_000,
+        ge=0,
+        description="µcredits a day that you pay one node at most for answers that broke off and that it claims later.",
+    )
 
 
 class MetricsSettings(BaseModel):

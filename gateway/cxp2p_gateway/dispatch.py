@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from cxp2p.claims import ORDER_KEPT_MS
 from cxp2p.client import Embeddings, Emit, Hear, Judge, Net, Outcome, Scraped, Spoken, Took
 from cxp2p.embed import AT_ONCE_MAX, Input, parts_max
 from cxp2p.errors import JobFailed, NoNode
@@ -25,6 +26,7 @@ from cxp2p_gateway.metrics import Metrics
 from cxp2p_gateway.metrics.asks import Ask
 from cxp2p_gateway.rates import Counted, Rate
 from cxp2p_gateway.store import Store, StoreError
+from cxp2p_gateway.store.claims import ClaimBooks
 
 log = logging.getLogger("cxp2p.dispatch")
 
@@ -33,6 +35,7 @@ R = TypeVar("R")
 UPKEEP_S: Final = 5.0
 FORGOTTEN_STEP: Final = 200  # receipts in one write, some milliseconds: jobs wait for the same disk
 FORGETTING_PAUSE_S: Final = 0.1  # between two writes while there are more
+ORDERS_KEPT_MAX: Final = 100_000  # that ended without a receipt, 1 KB each
 DAY_MS: Final = 86_400_000
 CARDS_FRESH_S: Final = 1.0  # as often as nodes beat
 
@@ -42,7 +45,8 @@ class DispatchOptions:
     """`jobs_max` at once in the gateway; over it callers are told to come back after `retry_after_s`.
 
     A gateway that started less than `young_s` ago waits up to `patience_s` for a first node that offers the model;
-    later it knows the network, and says no at once. Receipts are kept for `kept_days`, and at most `kept_max` of them.
+    later it knows the network, and says no at once. Receipts are kept for `kept_days`, and at most `kept_max` of them;
+    every `upkeep_s` the gateway looks for what is overdue.
     """
 
     jobs_max: int = 256
@@ -51,6 +55,7 @@ class DispatchOptions:
     patience_s: float = 5.0
     kept_days: int = 90
     kept_max: int = 1_000_000
+    upkeep_s: float = UPKEEP_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,7 @@ class Dispatch:
         self._cards: tuple[ModelCard, ...] = ()
         self._cards_until = float("-inf")
         self._rates = RatesSeen()
+        self._claims = ClaimBooks(store)
 
     def __repr__(self) -> str:
         return f"<Dispatch {self.running} jobs of {self._options.jobs_max}>"
@@ -243,10 +249,13 @@ class Dispatch:
                     log.error("%d holds were never ended by their jobs and have expired; please report this", overdue)
                 kept = self._options
                 age_ms = kept.kept_days * DAY_MS
-                forgotten = await self._store.forget_generations(age_ms, kept.kept_max, FORGOTTEN_STEP)
+                forgotten = max(
+                    await self._store.forget_generations(age_ms, kept.kept_max, FORGOTTEN_STEP),
+                    await self._claims.forget_orders(ORDER_KEPT_MS, ORDERS_KEPT_MAX, FORGOTTEN_STEP),
+                )
             except StoreError as error:
                 log.warning("overdue holds and old receipts wait: %s", error)
-            await trio.sleep(FORGETTING_PAUSE_S if forgotten == FORGOTTEN_STEP else UPKEEP_S)
+            await trio.sleep(FORGETTING_PAUSE_S if forgotten == FORGOTTEN_STEP else self._options.upkeep_s)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 import cxp2p
 from cxp2p_gateway.metrics.asks import AskMeter
+from cxp2p_gateway.metrics.claims import ClaimMeter
 from cxp2p_gateway.metrics.money import MoneyMeter
 from cxp2p_gateway.metrics.requests import RequestMeter
 
@@ -26,6 +27,7 @@ class Metrics:
         self.requests = RequestMeter(self.registry)
         self.asks = AskMeter(self.registry, catalogue)
         self.money = MoneyMeter(self.registry)
+        self.claims = ClaimMeter(self.registry)
         info = Gauge("cxp2p_build_info", "The version that runs; always 1", ["version"], registry=self.registry)
         info.labels(cxp2p.__version__).set(1)
         ProcessCollector(registry=self.registry)

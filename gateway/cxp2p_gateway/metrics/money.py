@@ -9,7 +9,7 @@ from typing import Final
 import trio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from cxp2p.records import Service
+from cxp2p.records import Service, Verdict
 
 WRITE_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 
@@ -20,6 +20,9 @@ class MoneyMeter:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._spent = Counter(
             "cxp2p_spend_microcredits", "µcredits posted to nodes for jobs", ["service"], registry=registry
+        )
+        self._receipts = Counter(
+            "cxp2p_receipts", "Receipts of jobs, by what was said of them", ["verdict"], registry=registry
         )
         self._open = Gauge("cxp2p_holds_open", "Holds of this process that have not ended", registry=registry)
         self._expired = Counter("cxp2p_holds_expired", "Holds that no job ended, which is a bug", registry=registry)
@@ -39,11 +42,12 @@ class MoneyMeter:
         self._open.inc()
 
     @contextmanager
-    def posting(self, service: Service, charge: int) -> Iterator[None]:
-        """A hold is being posted."""
+    def posting(self, service: Service, charge: int, verdict: Verdict) -> Iterator[None]:
+        """A hold is being posted, for a receipt of which this was said."""
         with self._timed("post"):
             yield
         self._open.dec()
+        self._receipts.labels(verdict.value).inc()
         self._spent.labels(service.value).inc(charge)
 
     @contextmanager

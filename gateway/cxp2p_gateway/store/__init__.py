@@ -21,7 +21,9 @@ from cxp2p_gateway.limits import Admitted, Demand, Standing
 from cxp2p_gateway.moments import day_of
 from cxp2p_gateway.rates import Counted, Rate, corrected
 from cxp2p_gateway.spending import charged, current
-from cxp2p_gateway.store.rows import GENERATIONS_MAX, Generation, Use, UseQuery, User, UseSum
+from cxp2p_gateway.store.epoch_rows import EntryOf, count
+from cxp2p_gateway.store.orders import Arrived, end_order
+from cxp2p_gateway.store.rows import GENERATIONS_MAX, Generation, SentOrder, Use, UseQuery, User, UseSum
 from cxp2p_gateway.store.tables import Do, StoreError, StoreLocked, StoreUnavailable, Tables
 
 __all__ = [
@@ -52,12 +54,16 @@ def node_account(peer: str) -> str:
 
 
 class Store:
-    """Everything a gateway keeps. Each call is one transaction, on disk when it returns; ledger rules are in force."""
+    """Everything a gateway keeps. Each call is one transaction, on disk when it returns; ledger rules are in force.
+
+    `entry_of` says for which epoch what is settled counts.
+    """
 
     def __init__(self, do: Do, wall_ms: Callable[[], int], read: Do | None = None) -> None:
         self.do = do
         self.read = read or do
         self.wall_ms = wall_ms
+        self.entry_of: EntryOf = _for_no_epoch
         self._unsure: dict[str, None] = {}
 
     # Credit.
@@ -67,11 +73,18 @@ class Store:
         await self._change(lambda book: ledger.transfer(book, transfer_id, NETWORK, account_id, amount))
 
     async def reserve(
-        self, hold_id: str, account_id: str, amount: int, expires_at_ms: int, demand: Demand | None = None
+        self,
+        hold_id: str,
+        account_id: str,
+        amount: int,
+        expires_at_ms: int,
+        demand: Demand | None = None,
+        sent: SentOrder | None = None,
     ) -> Mapping[Counted, Rate]:
         """Holds `amount`, if the key of `demand` may have it; says where the key's rates stand.
 
-        Raises InsufficientCredit; for the key also KeyEnded, RateLimited.
+        `sent`: the order, which leaves when this returns. Raises InsufficientCredit; for the key also KeyEnded,
+        RateLimited.
         """
         wall_ms = self.wall_ms()
 
@@ -82,6 +95,8 @@ class Store:
             if change != NOTHING:
                 for counted, empty_at_us in admitted.empty_at_us.items():
                     tables.put_rate(key, counted.value, empty_at_us)
+                if sent is not None:
+                    tables.put_order(sent)
                 tables.write(change, wall_ms)
             return admitted.rates
 
@@ -99,18 +114,30 @@ class Store:
         def act(tables: Tables) -> None:
             to = node_account(generation.node)
             tables.write(ledger.post(tables, generation.order_id, generation.charge, to), at_ms)
-            if tables.add_generation(generation):
+            tables.drop_order(generation.order_id)
+            if self.keep(tables, generation):
                 _note_use(tables, generation, at_ms, 1 if is_first else 0)
                 _charge_key(tables, generation, at_ms, tokens_expected)
 
         with self._doubting(generation.order_id):
             await self._insist(act)
 
-    async def void(self, hold_id: str) -> None:
-        """Gives a whole hold back. If the database does not take it, `expire` does it later."""
+    async def void(self, hold_id: str, arrived: Arrived | None = None) -> None:
+        """Gives a whole hold back. If the database does not take it, `expire` does it later.
+
+        `arrived`: its order ended without a receipt, and its node may claim it; otherwise the order is forgotten.
+        """
         is_unsure = hold_id in self._unsure
+        at_ms = self.wall_ms()
+
+        def act(tables: Tables) -> None:
+            change = _void_unsure(tables, [hold_id]) if is_unsure else ledger.void(tables, hold_id)
+            if change != NOTHING:
+                tables.write(change, at_ms)
+            end_order(tables, hold_id, arrived)
+
         with self._doubting(hold_id):
-            await self._change(lambda book: _void_unsure(book, [hold_id]) if is_unsure else ledger.void(book, hold_id))
+            await self.do(act)
 
     async def void_all(self) -> int:
         """Gives every open hold back; returns how many there were. For holds of a process that is no more."""
@@ -144,6 +171,14 @@ class Store:
         return await self.do(
             lambda tables: ledger.audit(tables.all_balances(), tables.all_holds(), tables.all_transfers())
         )
+
+    def keep(self, tables: Tables, generation: Generation) -> bool:
+        """Keeps what was settled, and counts it for its epoch; False if it was kept already."""
+        is_new = tables.add_generation(generation)
+        entry = self.entry_of(generation) if is_new else None
+        if entry is not None:
+            count(tables, entry)
+        return is_new
 
     async def _change(self, decide: Callable[[Book], Change]) -> Change:
         at_ms = self.wall_ms()
@@ -275,6 +310,10 @@ class Store:
         """
         before_ms = self.wall_ms() - age_ms
         return await self.do(lambda tables: tables.forget_generations(before_ms, kept_max, step))
+
+
+def _for_no_epoch(_: Generation) -> None:
+    """Until a gateway says what its epochs are."""
 
 
 def _void_unsure(book: Book, hold_ids: Iterable[str]) -> Change:
