@@ -52,6 +52,7 @@ class GatewayModel:
         self.at_node: dict[str, dict[int, Attempt]] = {}
         self.just_ended: list[Run] = []
         self.just_closed: list[Attempt] = []
+        self.asked_though_full: list[tuple[Candidate, tuple[Candidate, ...], tuple[str, ...]]] = []
         self._attempts = 0
 
     def __repr__(self) -> str:
@@ -99,6 +100,8 @@ class GatewayModel:
             ranked = rules.attract(ranked, affinity, now)
         if too_dear(run.faults):
             ranked.sort(key=lambda candidate: most_it_costs(candidate[1]))
+        elif ranked and ranked[0][0].busy_until > now:
+            self.asked_though_full.append((ranked[0], found, tuple(run.tried)))
         return ranked[0] if ranked else None
 
     def _order(self, run: Run, chosen: Candidate, lane: receipts.Lane) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from cxp2p.routing import Candidate
 
 if TYPE_CHECKING:
     from simulations.gateways import GatewayModel
@@ -24,8 +27,9 @@ def of_node(node: NodeModel) -> list[str]:
 
 
 def of_gateway(gateway: GatewayModel) -> list[str]:
-    """Every demand that ended did so once, and its holds with it; no hold is open without a running job."""
-    faults: list[str] = []
+    """Every demand ends once, and its holds with it; who said that it is full is asked only when all others are too."""
+    faults = [fault for asked in gateway.asked_though_full for fault in _of_choice(*asked, gateway.clock.now())]
+    gateway.asked_though_full.clear()
     for run in gateway.just_ended:
         if run.ends != 1:
             faults.append(f"demand {run.demand.number} ended {run.ends} times: {run.end}")
@@ -38,6 +42,15 @@ def of_gateway(gateway: GatewayModel) -> list[str]:
     gateway.just_ended.clear()
     gateway.just_closed.clear()
     return [f"gateway {gateway.peer[-6:]}: {fault}" for fault in faults]
+
+
+def _of_choice(
+    chosen: Candidate, candidates: tuple[Candidate, ...], tried: tuple[str, ...], now: float
+) -> Iterator[str]:
+    free = [entry.offer.peer for entry, _ in candidates if entry.busy_until <= now and entry.offer.peer not in tried]
+    if free:
+        node = chosen[0].offer.peer[-6:]
+        yield f"node {node} said that it is full and is asked all the same, while {len(free)} others are not"
 
 
 def at_the_end(town: Town) -> list[str]:

@@ -1,4 +1,4 @@
-"""Other ways to choose a node, to compare with the network's own."""
+"""Other ways to choose a node, to compare with the network's own. They too ask last who just said that it is full."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ def by_chance(candidates: Iterable[Candidate], tried: Collection[str], rng: Rand
     """Any node that was not tried."""
     left = [candidate for candidate in candidates if candidate[0].offer.peer not in tried]
     rng.shuffle(left)
+    left.sort(key=lambda candidate: candidate[0].busy_until > now)
     return left
 
 
@@ -26,7 +27,7 @@ class InTurn:
         self, candidates: Iterable[Candidate], tried: Collection[str], rng: Random, now: float
     ) -> list[Candidate]:
         left = [candidate for candidate in candidates if candidate[0].offer.peer not in tried]
-        left.sort(key=lambda candidate: self._asked.get(candidate[0].offer.peer, 0))
+        left.sort(key=lambda each: (each[0].busy_until > now, self._asked.get(each[0].offer.peer, 0)))
         if left:
             self._count += 1
             self._asked[left[0][0].offer.peer] = self._count

@@ -23,7 +23,7 @@ class Watched(Protocol):
 
 
 class BrokenInvariant(AssertionError):
-    """Something that must always hold did not. The message says what, when, and after how many events."""
+    """Something that must always hold did not. The message says what, of which seed, and at which event."""
 
 
 class World:
@@ -88,7 +88,7 @@ class World:
                 cancelled.remove(order)
                 continue
             if time < self.now:
-                raise BrokenInvariant(f"time ran backwards: from {self.now!r} s to {time!r} s")
+                raise BrokenInvariant(f"time ran back from {self.now!r} s to {time!r} s (seed {self.seed})")
             self.now = time
             self.events += 1
             trace += pack(time, order)
@@ -111,7 +111,7 @@ class World:
         for thing in touched.values():
             faults = thing.faults()
             if faults:
-                where = f"at {self.now:.6f} s, after event {self.events}"
+                where = f"seed {self.seed}, at {self.now:.6f} s, event {self.events}"
                 raise BrokenInvariant(f"{'; '.join(faults)} ({where})")
 
     # What happened.

@@ -1,4 +1,4 @@
-"""A third of the nodes is five times as slow as the others: how long do users wait for the first piece if the router
+"""A third of the nodes is three times as slow as the others: how long do users wait for the first piece if the router
 measures, asks by chance, or asks in turn?
 """
 
@@ -13,8 +13,8 @@ from simulations.scenario import Figures, Played, Scenario, Stage, distribution,
 from simulations.traffic import Traffic, steady
 
 QUICK = Speed(prompt_units_s=1000.0, output_units_s=50.0)
-SLOW = Speed(prompt_units_s=200.0, output_units_s=10.0)
-BUSY = 0.5  # of what all nodes together can do
+SLOW = Speed(prompt_units_s=330.0, output_units_s=16.5)
+DEMANDS_PER_NODE_S = 0.09  # three quarters of what a slow node can do, a quarter of what a quick one can
 POLICIES = {
     "router": "the network's own: least estimated wait, from offers and from what it measured",
     "chance": "any node",
@@ -23,13 +23,13 @@ POLICIES = {
 
 
 def play(stage: Stage) -> Played:
-    """Two gateways, the rest nodes; demand is half of what the nodes can do."""
+    """Two gateways, the rest nodes."""
     town, peers = stage.town, stage.setting.peers
     rules = {"router": lambda: REAL, "chance": lambda: Rules(rank=by_chance), "turns": lambda: Rules(rank=InTurn())}
     gateways = [town.add_gateway(rules=rules[stage.policy]()) for _ in range(2)]
     for index in range(peers - 2):
         town.add_node(make_capability(), SLOW if index % 3 == 0 else QUICK)
-    rate = BUSY * (peers - 2) * 0.25
+    rate = DEMANDS_PER_NODE_S * (peers - 2)
     Traffic(stage.world, gateways, steady(rate), rate, end=stage.setting.seconds)
     stage.run()
     town.settle()

@@ -1,0 +1,82 @@
+"""Draws results: curves of all policies together, or bars where there are none. Needs matplotlib."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Picture
+
+from simulations.scenario import Result, all_scenarios
+
+COLOURS: Final = ("#0b6e99", "#d1495b", "#edae49", "#66a182", "#8d6a9f", "#6b6b6b")
+PANEL_INCHES: Final = (6.2, 3.4)
+BARS_MAX: Final = 6  # figures that are drawn where a scenario has no curves
+
+
+def save(result: Result, path: Path) -> None:
+    """Draws a result into a file; its ending says which format."""
+    draw(result).savefig(path, dpi=140, metadata=_undated(path.suffix))
+
+
+def svg(result: Result) -> str:
+    """The same picture as text to put into a page."""
+    buffer = io.StringIO()
+    draw(result).savefig(buffer, format="svg", metadata=_undated(".svg"))
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+
+def _undated(suffix: str) -> dict[str, None]:
+    """The same result gives the same bytes on every day."""
+    return {"Date": None} if suffix == ".svg" else {}
+
+
+def draw(result: Result) -> Picture:
+    """One panel for each name of a curve."""
+    mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": result.name, "font.family": "sans-serif"})
+    names = list(dict.fromkeys(name for each in result.played.values() for name in each.curves))
+    columns = max(1, min(2, len(names)))
+    rows = max(1, -(-len(names) // columns))
+    picture = Picture(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows), layout="constrained")
+    panels = picture.subplots(rows, columns, squeeze=False).flatten()
+    if not names:
+        _bars(panels[0], result)
+    for panel, name in zip(panels, names, strict=False):
+        _curves(panel, result, name)
+    for panel in panels[max(1, len(names)) :]:
+        panel.set_visible(False)
+    return picture
+
+
+def _curves(axes: Axes, result: Result, name: str) -> None:
+    scenario, _ = all_scenarios()[result.name]
+    x_label, y_label = scenario.axes.get(name, ("", name))
+    for (policy, played), colour in zip(result.played.items(), COLOURS * 3, strict=False):
+        curve = played.curves.get(name)
+        if curve is not None:
+            axes.plot(curve.x, curve.y, color=colour, linewidth=1.8, label=policy)
+    axes.set_title(name, loc="left", fontsize=10, fontweight="bold")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.set_ylim(bottom=0)
+    axes.grid(color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    if len(result.played) > 1:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _bars(axes: Axes, result: Result) -> None:
+    first = next(iter(result.played.values()))
+    names = [name for name in first.figures if name != "jobs"][:BARS_MAX]
+    width = 0.8 / len(result.played)
+    for index, ((policy, played), colour) in enumerate(zip(result.played.items(), COLOURS * 3, strict=False)):
+        most = [max(abs(each.figures.get(name, 0.0)) for each in result.played.values()) or 1.0 for name in names]
+        heights = [played.figures.get(name, 0.0) / top for name, top in zip(names, most, strict=True)]
+        axes.bar([place + index * width for place in range(len(names))], heights, width, color=colour, label=policy)
+    axes.set_xticks([place + 0.4 for place in range(len(names))], [name.replace("_", "\n") for name in names])
+    axes.set_ylabel("part of the largest")
+    axes.legend(frameon=False, fontsize=8)
