@@ -1,7 +1,8 @@
 """What py-libp2p 0.8.1 does wrong for us, one function for each fault. `apply` runs once, before the first host.
 
 Each docstring says what is wrong and where, how it shows, what the fix does, and a sentence for an upstream report.
-Connections are in `libp2p_yamux`, windows in `libp2p_windows`, how streams end in `libp2p_ends`, the rest is here.
+Connections are in `libp2p_yamux`, windows in `libp2p_windows`, how streams end in `libp2p_ends`, look-ups in
+`libp2p_kad`, the rest is here.
 `tests/contracts/test_libp2p_fixes.py` shows each fault in the stock code and its absence with the fix.
 """
 
@@ -33,7 +34,7 @@ from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from cxp2p import protocols
 from cxp2p.errors import LocalProtocolError
-from cxp2p.net import libp2p_ends, libp2p_windows, libp2p_yamux
+from cxp2p.net import libp2p_ends, libp2p_kad, libp2p_windows, libp2p_yamux
 from cxp2p.net.libp2p_patch import replace, replace_code
 
 log = logging.getLogger("cxp2p.net.libp2p")
@@ -64,6 +65,7 @@ def apply() -> None:
     libp2p_yamux.apply()
     libp2p_windows.apply()
     libp2p_ends.apply()
+    libp2p_kad.apply()
     fix_inbound_limiter()
     fix_dial_delay()
     fix_read_exactly()
