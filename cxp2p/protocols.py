@@ -13,6 +13,7 @@ JOB: Final = "/cxp2p/job/1"
 OFFERS: Final = "/cxp2p/offers/1"
 OFFER_WATCH: Final = "/cxp2p/offer/1"
 CLAIM: Final = "/cxp2p/claim/1"
+EPOCH: Final = "/cxp2p/epoch/1"
 KAD: Final = "/cxp2p/kad/1.0.0"
 
 # Frame tags, one number space for all protocols.
@@ -30,6 +31,14 @@ TAG_OFFERS_KNOWN: Final = 11
 TAG_OFFER: Final = 12
 TAG_CLAIM: Final = 13
 TAG_CLAIM_REFUSED: Final = 14
+
+TAG_ROOT_WANTED: Final = 20
+TAG_FILE_WANTED: Final = 21
+TAG_PROOF_WANTED: Final = 22
+TAG_ROOT: Final = 23
+TAG_PAIR: Final = 24
+TAG_INCLUSION: Final = 25
+TAG_EPOCH_ABSENT: Final = 26
 
 # Limits on what a stranger can make us hold.
 ASK_BYTES_MAX: Final = 17 * 1024 * 1024  # a 16 MiB HTTP body, re-encoded, plus its order

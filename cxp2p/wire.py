@@ -15,6 +15,15 @@ import cbor2
 from pydantic import TypeAdapter, ValidationError
 
 from cxp2p import protocols
+from cxp2p.epoch_frames import (
+    EpochAbsent,
+    FileWanted,
+    InclusionSent,
+    PairSent,
+    ProofWanted,
+    RootSent,
+    RootWanted,
+)
 from cxp2p.errors import LocalProtocolError, RemoteProtocolError, one_line
 from cxp2p.records import (
     Accepted,
@@ -51,6 +60,13 @@ RECORD_OF_TAG: Final = MappingProxyType(
         protocols.TAG_OFFER: OfferSent,
         protocols.TAG_CLAIM: ClaimSent,
         protocols.TAG_CLAIM_REFUSED: ClaimRefused,
+        protocols.TAG_ROOT_WANTED: RootWanted,
+        protocols.TAG_FILE_WANTED: FileWanted,
+        protocols.TAG_PROOF_WANTED: ProofWanted,
+        protocols.TAG_ROOT: RootSent,
+        protocols.TAG_PAIR: PairSent,
+        protocols.TAG_INCLUSION: InclusionSent,
+        protocols.TAG_EPOCH_ABSENT: EpochAbsent,
     }
 )
 _TAG_OF_RECORD: Final = {kind: tag for tag, kind in RECORD_OF_TAG.items()}

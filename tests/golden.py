@@ -13,6 +13,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxp2p.epoch_files import published
+from cxp2p.epoch_frames import (
+    AbsentCode,
+    EpochAbsent,
+    FileWanted,
+    InclusionSent,
+    PairSent,
+    ProofWanted,
+    RootSent,
+    RootWanted,
+)
 from cxp2p.epochs import Inclusion, close_epoch, open_entry, place_of
 from cxp2p.evidence import two_receipts, two_roots
 from cxp2p.identity import Kind, identity_from_seed
@@ -167,6 +177,7 @@ EPOCH_ROOT, _ENTRIES, _TREE = close_epoch(
     GATEWAY.peer, ORDER.epoch, EPOCH_ENTRIES, digest(b"the root before"), digest(b"the rules")
 )
 EPOCH_ROOT_ENVELOPE = GATEWAY.seal(Kind.EPOCH_ROOT, encode(EPOCH_ROOT))
+INCLUSION = Inclusion(root=EPOCH_ROOT_ENVELOPE, place=place_of(_ENTRIES[1], _TREE.proof(1)))
 OTHER_ROOT_ENVELOPE = GATEWAY.seal(Kind.EPOCH_ROOT, encode(replace(EPOCH_ROOT, prev_root=None)))
 OTHER_RECEIPT_ENVELOPE = NODE.seal(Kind.RECEIPT, encode(replace(RECEIPT, out_units=5)))
 
@@ -187,6 +198,14 @@ FRAMES: Final[Mapping[str, object]] = {
     "voucher": VoucherSent(envelope=VOUCHER_ENVELOPE),
     "claim": ClaimSent(order=ORDER_ENVELOPE, receipt=RECEIPT_ENVELOPE, voucher=VOUCHER_ENVELOPE),
     "claim without voucher": ClaimSent(order=ORDER_ENVELOPE, receipt=RECEIPT_ENVELOPE, voucher=None),
+    "root wanted": RootWanted(gateway=GATEWAY.peer, epoch=500_000),
+    "newest root wanted": RootWanted(gateway=GATEWAY.peer, epoch=None),
+    "file wanted": FileWanted(gateway=GATEWAY.peer, epoch=500_000),
+    "proof wanted": ProofWanted(receipt=digest(RECEIPT_ENVELOPE)),
+    "root": RootSent(envelope=EPOCH_ROOT_ENVELOPE),
+    "pair": PairSent(receipt=RECEIPT_ENVELOPE, countersign=COUNTERSIGN_ENVELOPE),
+    "inclusion": InclusionSent(inclusion=encode(INCLUSION)),
+    "epoch absent": EpochAbsent(code=AbsentCode.OPEN, reason="the epoch is not closed yet", retry_after_ms=60_000),
     "claim refused": ClaimRefused(reason="this order is not known here", retry_after_ms=0),
 }
 ENVELOPES: Final[Mapping[Kind, tuple[bytes, object, bytes]]] = {
@@ -198,7 +217,7 @@ ENVELOPES: Final[Mapping[Kind, tuple[bytes, object, bytes]]] = {
     Kind.EPOCH_ROOT: (GATEWAY_SEED, EPOCH_ROOT, EPOCH_ROOT_ENVELOPE),
 }
 REFUSED: Final[Mapping[str, str]] = {
-    "a tag that nothing has": "0382" + "17a0",
+    "a tag that nothing has": "04" + "821863a0",
     "a length that is not minimal": "8300" + "8205a0",
     "a length of five bytes": "8080808001",
     "a missing field": "038202a0",

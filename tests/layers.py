@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-VOCABULARY = frozenset({"errors", "kinds", "jobs", "records", "protocols"})
+VOCABULARY = frozenset({"errors", "kinds", "jobs", "records", "epoch_frames", "protocols"})
 RULES = frozenset(
     {
         "directory",
@@ -43,6 +43,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "errors": frozenset(),
     "kinds": frozenset(),
     "jobs": frozenset({"kinds"}),
+    "epoch_frames": frozenset({"kinds"}),
     "records": frozenset({"kinds", "jobs"}),
     "protocols": frozenset(),
     "merkle": VOCABULARY,
