@@ -52,7 +52,7 @@ class GatewayModel:
         self.at_node: dict[str, dict[int, Attempt]] = {}
         self.just_ended: list[Run] = []
         self.just_closed: list[Attempt] = []
-        self.asked_though_full: list[tuple[Candidate, tuple[Candidate, ...], tuple[str, ...]]] = []
+        self.wrongly_chosen: list[str] = []
         self._attempts = 0
 
     def __repr__(self) -> str:
@@ -100,8 +100,8 @@ class GatewayModel:
             ranked = rules.attract(ranked, affinity, now)
         if too_dear(run.faults):
             ranked.sort(key=lambda candidate: most_it_costs(candidate[1]))
-        elif ranked and ranked[0][0].busy_until > now:
-            self.asked_though_full.append((ranked[0], found, tuple(run.tried)))
+        elif ranked:
+            self.wrongly_chosen += invariants.of_choice(ranked[0], found, run.tried, now)
         return ranked[0] if ranked else None
 
     def _order(self, run: Run, chosen: Candidate, lane: receipts.Lane) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from cxp2p.routing import Candidate
@@ -27,9 +27,8 @@ def of_node(node: NodeModel) -> list[str]:
 
 
 def of_gateway(gateway: GatewayModel) -> list[str]:
-    """Every demand ends once, and its holds with it; who said that it is full is asked only when all others are too."""
-    faults = [fault for asked in gateway.asked_though_full for fault in _of_choice(*asked, gateway.clock.now())]
-    gateway.asked_though_full.clear()
+    """Every demand ends once, and its holds with it; no node was chosen that should not have been."""
+    faults, gateway.wrongly_chosen = gateway.wrongly_chosen, []
     for run in gateway.just_ended:
         if run.ends != 1:
             faults.append(f"demand {run.demand.number} ended {run.ends} times: {run.end}")
@@ -44,13 +43,13 @@ def of_gateway(gateway: GatewayModel) -> list[str]:
     return [f"gateway {gateway.peer[-6:]}: {fault}" for fault in faults]
 
 
-def _of_choice(
-    chosen: Candidate, candidates: tuple[Candidate, ...], tried: tuple[str, ...], now: float
-) -> Iterator[str]:
+def of_choice(chosen: Candidate, candidates: Iterable[Candidate], tried: Collection[str], now: float) -> list[str]:
+    """Who said that it is full is asked only when all that were not tried said so too."""
+    if chosen[0].busy_until <= now:
+        return []
     free = [entry.offer.peer for entry, _ in candidates if entry.busy_until <= now and entry.offer.peer not in tried]
-    if free:
-        node = chosen[0].offer.peer[-6:]
-        yield f"node {node} said that it is full and is asked all the same, while {len(free)} others are not"
+    node = chosen[0].offer.peer[-6:]
+    return [f"node {node} said that it is full and is asked all the same, while {len(free)} are not"] if free else []
 
 
 def at_the_end(town: Town) -> list[str]:
