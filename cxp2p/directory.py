@@ -168,11 +168,11 @@ class Directory:
             self._forget(peer)
         return gone
 
-    def beat(self, peer: str, now: float) -> None:
-        """The node itself was heard: it may be used until three beats are missed."""
+    def beat(self, peer: str, now: float, alive_s: float = ALIVE_S) -> None:
+        """The node itself was heard: it may be used for `alive_s`, until three beats are missed."""
         entry = self._entries.get(peer)
         if entry is not None:
-            entry.alive_until = now + ALIVE_S
+            entry.alive_until = now + alive_s
 
     def rest(self, peer: str) -> None:
         """The node is not watched any more, through no fault of its own."""

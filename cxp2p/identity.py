@@ -11,6 +11,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -34,6 +35,7 @@ from cxp2p import protocols
 from cxp2p.errors import IdentityError, RemoteProtocolError
 
 KEY_FILE_BYTES_MAX = 16 * 1024
+PEERS_REMEMBERED_MAX = 4096  # by their public keys, about 300 bytes each
 
 
 class Kind(StrEnum):
@@ -104,7 +106,7 @@ def open_envelope(kind: Kind, envelope: bytes, bytes_max: int = protocols.ENVELO
         raise RemoteProtocolError(f"{kind} envelope is not signed with Ed25519")
     if not key.verify(make_unsigned(domain, payload_type, opened.raw_payload), opened.signature):
         raise RemoteProtocolError(f"{kind} signature is not valid")
-    return Opened(str(ID.from_pubkey(key)), opened.raw_payload, envelope)
+    return Opened(_peer_of(key.to_bytes()), opened.raw_payload, envelope)
 
 
 def load_identity(path: Path, passphrase: str | None = None) -> Identity:
@@ -171,6 +173,12 @@ def _create(path: Path, passphrase: str | None) -> Identity:
     except OSError as error:
         raise IdentityError(f"key file {path} cannot be written: {error.strerror}") from None
     return identity
+
+
+@lru_cache(maxsize=PEERS_REMEMBERED_MAX)
+def _peer_of(key: bytes) -> str:
+    """The peer id of a public key: base 58 takes as long as a third of a signature's check, and peers come again."""
+    return str(ID.from_pubkey(Ed25519PublicKey.from_bytes(key)))
 
 
 def _domain(kind: Kind) -> tuple[str, bytes]:

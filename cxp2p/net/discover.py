@@ -11,6 +11,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from random import Random
 
 import trio
@@ -21,6 +22,7 @@ from cxp2p.errors import CxError, PeerUnreachable, RemoteProtocolError
 from cxp2p.identity import Kind, open_envelope
 from cxp2p.net import Network, Stream
 from cxp2p.net.pump import RecordReader, send_record
+from cxp2p.net.rhythm import Rhythm
 from cxp2p.records import JOB_OF, Offer, OfferSent, OffersKnown, OffersWanted, Service
 from cxp2p.wire import decode
 
@@ -28,16 +30,16 @@ log = logging.getLogger("cxp2p.discover")
 
 LOOKUP_S_FIRST = 1.0
 EXCHANGE_S_FIRST = 1.0
-LOOKUP_S_MAX = 10.0
 MODELS_WANTED_MAX = 64
 ASK_AGAIN_S = 1.0
 PEERS_ASKED_AT_ONCE = 3
 EXCHANGE_TIMEOUT_S = 5.0
 LOOKUPS_AT_ONCE = 8
+OPENED_MAX = 1024  # offers that were opened lately are remembered, with what they say about 10 kB each
+OPENED_BYTES_MAX = 2048  # larger ones are not
 BEAT_S_MIN = 0.05  # a node has nothing to tell more often: one that does is read more slowly
 FAILURES_WATCHED_MAX = 3  # a node that failed so many jobs in a row makes way, when others wait to be watched
 USEFUL_S = 60.0  # a node that did a job of ours so lately keeps its place
-TURN_S = 10.0  # how often one of the watched makes way for one that was not tried yet
 
 
 def offer_sequence(peer: str, envelope: bytes) -> int:
@@ -47,6 +49,19 @@ def offer_sequence(peer: str, envelope: bytes) -> int:
     if not opened.peer == offer.peer == peer:
         raise RemoteProtocolError("the offer is not signed by the peer that it is stored for")
     return offer.sequence
+
+
+def _open_offer(envelope: bytes) -> tuple[str, Offer]:
+    """Who signed an offer, and what it says: it comes by many ways, and is checked once. Raises RemoteProtocolError."""
+    return (_opened_lately if len(envelope) <= OPENED_BYTES_MAX else _opened)(envelope)
+
+
+def _opened(envelope: bytes) -> tuple[str, Offer]:
+    opened = open_envelope(Kind.OFFER, envelope, protocols.OFFER_BYTES_MAX)
+    return opened.peer, decode(Offer, opened.body)
+
+
+_opened_lately = lru_cache(maxsize=OPENED_MAX)(_opened)
 
 
 def hint_keys(service: Service, model: str | None, peer: str) -> tuple[str, ...]:
@@ -76,13 +91,21 @@ class Discovery:
     """
 
     def __init__(
-        self, network: Network, directory: Directory, wall_ms: Callable[[], int], rng: Random, *, watching: bool
+        self,
+        network: Network,
+        directory: Directory,
+        wall_ms: Callable[[], int],
+        rng: Random,
+        *,
+        watching: bool,
+        rhythm: Rhythm | None = None,
     ) -> None:
         self.network = network
         self.directory = directory
         self._wall_ms = wall_ms
         self._rng = rng
         self._watching = watching
+        self._rhythm = rhythm or Rhythm()
         self._watched: dict[str, trio.CancelScope] = {}
         self._wanted: OrderedDict[tuple[Service, str | None], None] = OrderedDict(
             ((service, None), None) for service in JOB_OF
@@ -122,12 +145,11 @@ class Discovery:
 
     def learn(self, envelope: bytes, via: Via, lookup_ms: int = 0, told_by: str = "") -> Offer:
         """Opens an offer and takes it into the directory; `told_by` "" is the DHT. Raises RemoteProtocolError."""
-        opened = open_envelope(Kind.OFFER, envelope, protocols.OFFER_BYTES_MAX)
-        offer = decode(Offer, opened.body)
+        signer, offer = _open_offer(envelope)
         if offer.peer == self.network.peer:
             return offer
         new = self.directory.get(offer.peer) is None
-        if self.directory.learn(offer, opened.peer, envelope, via, self._wall_ms(), lookup_ms, told_by):
+        if self.directory.learn(offer, signer, envelope, via, self._wall_ms(), lookup_ms, told_by):
             self.network.remember(offer.peer, offer.addresses)
             if new:
                 self._watch_more()
@@ -176,7 +198,7 @@ class Discovery:
                 except CxError as error:
                     log.debug("look-up of %s: %s", hint_key(service, model), error)
             calm = known and len(self.directory) == known
-            pause = min(pause * 2, LOOKUP_S_MAX) if calm else LOOKUP_S_FIRST
+            pause = min(pause * 2, self._rhythm.lookup_s_max) if calm else LOOKUP_S_FIRST
             await trio.sleep(LOOKUP_S_FIRST)
             with trio.move_on_after(pause - LOOKUP_S_FIRST):
                 await self._news.wait()
@@ -187,7 +209,7 @@ class Discovery:
         """Who knows nobody asks every second: between two peers there is no third that keeps DHT records."""
         while True:
             await self._exchange()
-            await trio.sleep(protocols.EXCHANGE_INTERVAL_S if len(self.directory) else EXCHANGE_S_FIRST)
+            await trio.sleep(self._rhythm.exchange_s if len(self.directory) else EXCHANGE_S_FIRST)
 
     async def _exchange(self) -> None:
         peers = self.network.connected()
@@ -271,9 +293,9 @@ class Discovery:
         self._watch_more()
 
     async def _take_turns(self) -> None:
-        """If more nodes are known than can be watched, the one that was of least use to us makes way."""
+        """If more nodes are known than can be watched, now and then the one that was of least use to us makes way."""
         while True:
-            await trio.sleep(TURN_S)
+            await trio.sleep(self._rhythm.turn_s)
             now = trio.current_time()
             watched = [entry for peer in self._watched if (entry := self.directory.get(peer)) is not None]
             idle = [entry for entry in watched if not entry.jobs and entry.useful_at < now - USEFUL_S]
@@ -286,7 +308,7 @@ class Discovery:
         try:
             reader = RecordReader(stream, protocols.OFFER_BYTES_MAX + 1024)
             while True:
-                with trio.fail_after(protocols.WATCH_BEAT_S * protocols.WATCH_BEATS_MISSED_MAX):
+                with trio.fail_after(self._rhythm.silence_s):
                     beat = await reader.next()
                 self._beat(peer, beat)
                 await trio.sleep(BEAT_S_MIN)
@@ -308,7 +330,7 @@ class Discovery:
         if entry is not None and entry.failures >= FAILURES_WATCHED_MAX and self._crowded():
             raise PeerUnreachable(f"{entry.failures} jobs failed there, and others wait")
         came_back = entry is None or not entry.alive_until
-        self.directory.beat(peer, trio.current_time())
+        self.directory.beat(peer, trio.current_time(), self._rhythm.alive_s)
         if came_back:
             self.directory.returned(peer)
             self._wake()
@@ -317,7 +339,7 @@ class Discovery:
 
     async def _expire(self) -> None:
         while True:
-            await trio.sleep(protocols.WATCH_BEAT_S)
+            await trio.sleep(self._rhythm.beat_s)
             if self.directory.expire(self._wall_ms()):
                 self._wake()
             self._watch_more()

@@ -13,6 +13,7 @@ from cxp2p.identity import Identity, Kind
 from cxp2p.net import Network, Stream
 from cxp2p.net.discover import hint_keys
 from cxp2p.net.pump import send_record
+from cxp2p.net.rhythm import Rhythm
 from cxp2p.records import Capability, Offer, OfferSent
 from cxp2p.wire import encode
 
@@ -41,6 +42,7 @@ class Advertiser:
         *,
         agent: str,
         owner: str = "",
+        rhythm: Rhythm | None = None,
     ) -> None:
         self._identity = identity
         self._network = network
@@ -49,6 +51,7 @@ class Advertiser:
         self._wall_ms = wall_ms
         self._agent = agent
         self._owner = owner
+        self._beat_s = (rhythm or Rhythm()).beat_s
         self._sequence = 0
         self._dirty = trio.Event()
         self._signed = trio.Event()
@@ -99,7 +102,7 @@ class Advertiser:
             await trio.sleep(CHANGE_S_MIN)
 
     async def _beat(self, stream: Stream) -> None:
-        """One watcher: the offer when it changes, and at least every second. A peer's newer watch ends its older."""
+        """One watcher: the offer when it changes, and at least every beat. A peer's newer watch ends its older."""
         older = self._watchers.pop(stream.peer, None)
         if older is not None:
             older.cancel()
@@ -109,7 +112,7 @@ class Advertiser:
                 while True:
                     with trio.fail_after(WATCHER_WAIT_S):
                         await send_record(stream, OfferSent(envelope=self.envelope))
-                    with trio.move_on_after(protocols.WATCH_BEAT_S):
+                    with trio.move_on_after(self._beat_s):
                         await self._signed.wait()
             finally:
                 if self._watchers.get(stream.peer) is watch:
