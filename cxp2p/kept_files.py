@@ -98,12 +98,34 @@ def _job(job: object, where: str) -> Settled:
         order = _order(envelopes["order"], receipt)
     if order is not None and (countersign is None or countersign.verdict is Verdict.ACCEPTED):
         _check_charge(order, receipt, envelopes["receipt"])
-    settled = Settled(receipt=receipt, receipt_envelope=envelopes["receipt"], order=order, countersign=countersign)
+    root = _counted_under(job, where, envelopes)
+    settled = Settled(
+        receipt=receipt, receipt_envelope=envelopes["receipt"], order=order, countersign=countersign, root=root
+    )
     facts = settled.facts()
     for name in envelopes:
         if job[name].get("fields", facts[name]) != facts[name]:
             raise EpochInvalid(f"{where}{name}.fields is not what was signed")
     return settled
+
+
+def _counted_under(job: dict[str, Any], where: str, envelopes: Mapping[str, bytes]) -> EpochRoot | None:
+    """The root that counts it, if an inclusion is told beside it."""
+    if job.get("inclusion") is None:
+        return None
+    try:
+        inclusion = decode(Inclusion, _base64(job["inclusion"], f"{where}inclusion"))
+    except EpochInvalid:
+        raise
+    except RemoteProtocolError as error:
+        raise EpochInvalid(f"{where}inclusion: {error}") from None
+    root, _ = check_inclusion(inclusion)
+    place = inclusion.place
+    if (place.receipt, place.countersign) != (envelopes["receipt"], envelopes.get("countersign")):
+        raise EpochInvalid(f"{where}inclusion is of another receipt, or of another countersign")
+    if "root" in job and _envelope(job["root"], f"{where}root") != inclusion.root:
+        raise EpochInvalid(f"{where}root is not the one of the inclusion")
+    return root
 
 
 def _order(envelope: bytes, receipt: Receipt) -> Order:
@@ -131,15 +153,18 @@ def _settled(entry: Entry, root: EpochRoot) -> Settled:
 
 
 def _envelope(part: object, where: str) -> bytes:
-    text = part.get("envelope") if isinstance(part, dict) else None
+    return _base64(part.get("envelope") if isinstance(part, dict) else None, f"{where}.envelope")
+
+
+def _base64(text: object, where: str) -> bytes:
     if not isinstance(text, str):
-        raise EpochInvalid(f"{where}.envelope is missing, expected base64")
+        raise EpochInvalid(f"{where} is missing, expected base64")
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise EpochInvalid(f"{where}.envelope is no base64") from None
+        raise EpochInvalid(f"{where} is no base64") from None
     if base64.b64encode(data).decode() != text:  # bits after the end that no decoder looks at
-        raise EpochInvalid(f"{where}.envelope is no base64 that an encoder makes")
+        raise EpochInvalid(f"{where} is no base64 that an encoder makes")
     return data
 
 

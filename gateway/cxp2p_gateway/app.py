@@ -36,9 +36,12 @@ from cxp2p.net.tasks import background
 from cxp2p.paths import default_data_path
 from cxp2p.peer import open_peer
 from cxp2p.records import Job, ScrapeJob
+from cxp2p.rewards import DEFAULT_RULES, rules_hash
 from cxp2p_gateway.accounts import Accounts, FirstAccount, found_account
+from cxp2p_gateway.archive import EpochArchive
 from cxp2p_gateway.asking import Caller, ModelCard
 from cxp2p_gateway.claims import GatewayPapers
+from cxp2p_gateway.closing import open_epochs
 from cxp2p_gateway.config import EmbeddingSettings, GatewaySettings, HttpSettings, MetricsSettings, ScrapeSettings
 from cxp2p_gateway.dashboard.opening import open_dashboard, open_people
 from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
@@ -60,6 +63,7 @@ from cxp2p_gateway.statements import Statements
 from cxp2p_gateway.store import Store, postgres, sqlite
 from cxp2p_gateway.waiting import Patience
 
+RULES: Final = rules_hash(DEFAULT_RULES)
 CATALOGUE: Final = tuple(known.name for known in KNOWN_MODELS)
 
 
@@ -73,12 +77,14 @@ class GatewayDoor:
         salts: CacheSalts | None,
         ring: KeyRing,
         statements: Statements,
+        archive: EpochArchive,
     ) -> None:
         self._accounts = accounts
         self._dispatch = dispatch
         self._salts = salts
         self.ring = ring
         self.statements = statements
+        self.archive = archive
 
     async def authenticate(self, token: str, user_id: str | None) -> Caller | None:
         return await self._accounts.authenticate(token, user_id)
@@ -177,6 +183,7 @@ async def open_gateway(
     async with (
         open_books(settings) as store,
         open_peer(settings.peer, data_path_of(settings)) as (identity, network),
+        open_epochs(identity, network, store, settings.peer.calendar, RULES, wall_ms) as archive,
         join(identity, network, rng, calendar=settings.peer.calendar, papers=_papers(settings, store, metrics)) as net,
         open_dispatch(net, store, wall_ms, _options(settings), CATALOGUE, metrics) as dispatch,
         open_schemas() as schemas,
@@ -186,7 +193,7 @@ async def open_gateway(
         is_alone = settings.database.url is None
         accounts = Accounts(store, wall_ms, settings.accounts.user_id, is_alone=is_alone)
         ring, statements = KeyRing(accounts, store, wall_ms, rng), Statements(store, wall_ms)
-        door = GatewayDoor(accounts, dispatch, _salts(settings, identity), ring, statements)
+        door = GatewayDoor(accounts, dispatch, _salts(settings, identity), ring, statements, archive)
         people = open_people(settings, store, accounts, wall_ms, rng)
 
         def state() -> dict[str, str]:

@@ -19,6 +19,7 @@ from cxp2p_gateway.keys import Kind
 from cxp2p_gateway.rates import Counted, Rate
 
 if TYPE_CHECKING:
+    from cxp2p_gateway.archive import EpochArchive
     from cxp2p_gateway.key_ring import KeyRing
     from cxp2p_gateway.statements import Statements
 
@@ -160,6 +161,10 @@ class Door(Protocol):
     @property
     def statements(self) -> Statements:
         """What accounts and keys have, have spent and have used."""
+
+    @property
+    def archive(self) -> EpochArchive:
+        """The epochs that were published here."""
 
     def rates(self, caller: Caller) -> Mapping[Counted, Rate]:
         """Where the rates of the caller's key stand; nothing for a key without any."""

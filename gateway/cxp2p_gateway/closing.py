@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -14,11 +15,14 @@ from cxp2p.epochs import open_entry
 from cxp2p.errors import CxError, EpochInvalid
 from cxp2p.identity import Identity, Kind
 from cxp2p.merkle import RunningSum, unpacked
-from cxp2p.net import Dht
+from cxp2p.net import Dht, Network
+from cxp2p.net.epochs import EpochServing
+from cxp2p.net.tasks import background
 from cxp2p.receipts import Calendar, digest
 from cxp2p.records import EpochRoot
 from cxp2p.wire import encode
-from cxp2p_gateway.store import Generation, StoreError
+from cxp2p_gateway.archive import EpochArchive
+from cxp2p_gateway.store import Generation, Store, StoreError
 from cxp2p_gateway.store.epoch_rows import START, EntryOf, EpochEntry, EpochRow
 from cxp2p_gateway.store.epochs import EpochBooks
 
@@ -154,3 +158,21 @@ class Closing:
         epoch = self._calendar.epoch_of(max(0, now_ms - self._calendar.grace_ms))
         wait_s = (self._calendar.closes_at_ms(epoch) - now_ms) / 1000
         return min(max(wait_s, LOOK_S_MIN), LOOK_S_MAX)
+
+
+@asynccontextmanager
+async def open_epochs(
+    identity: Identity,
+    network: Network,
+    store: Store,
+    calendar: Calendar,
+    rules_hash: bytes,
+    wall_ms: Callable[[], int],
+) -> AsyncIterator[EpochArchive]:
+    """A gateway's epochs, closed and told to other peers for as long as the block runs."""
+    store.entry_of = entry_of(calendar)
+    archive = EpochArchive(EpochBooks(store), calendar, wall_ms)
+    network.serve(protocols.EPOCH, EpochServing(archive).handle)
+    async with background() as nursery:
+        nursery.start_soon(Closing(identity, archive.books, network.dht, calendar, rules_hash, wall_ms).run)
+        yield archive

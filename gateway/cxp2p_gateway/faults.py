@@ -60,6 +60,8 @@ class Condition(Enum):
     METHOD_UNKNOWN = auto()
     MODEL_NOT_LISTED = auto()
     RECEIPT_UNKNOWN = auto()
+    EPOCH_UNKNOWN = auto()
+    EPOCH_OPEN = auto()
     KEYS_FORBIDDEN = auto()
     KEY_UNKNOWN = auto()
     KEY_REVOKED = auto()
@@ -184,6 +186,8 @@ TABLE: Final[Mapping[Condition, Row]] = {
     Condition.METHOD_UNKNOWN: Row(405, _REQUEST, "method_not_allowed", "Method not allowed; use {allow}"),
     Condition.MODEL_NOT_LISTED: Row(404, _REQUEST, "model_not_found", "The model '{model}' does not exist"),
     Condition.RECEIPT_UNKNOWN: Row(404, _REQUEST, "not_found", "No receipt under this id"),
+    Condition.EPOCH_UNKNOWN: Row(404, _REQUEST, "not_found", "{problem}"),
+    Condition.EPOCH_OPEN: Row(404, _REQUEST, "epoch_open", "{problem}", (1, 3600)),
     Condition.KEYS_FORBIDDEN: Row(
         403, "permission_error", "base_key_required", "Only the base key of an account may manage its keys", None, True
     ),

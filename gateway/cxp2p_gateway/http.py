@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -21,6 +20,8 @@ from cxp2p_gateway.chat import ChatEndpoint
 from cxp2p_gateway.completions import completion_of
 from cxp2p_gateway.dashboard.routes import Dashboard
 from cxp2p_gateway.embeddings import EmbeddingsEndpoint
+from cxp2p_gateway.epoch_answers import envelope_object
+from cxp2p_gateway.epoch_endpoints import epoch_routes
 from cxp2p_gateway.exchange import Exchange, Outside, log_exchange
 from cxp2p_gateway.faults import Base, Condition, Fault
 from cxp2p_gateway.key_endpoints import key_routes
@@ -161,6 +162,7 @@ def _routes(
         "/models/{model:path}/endpoints": Methods(GET=admitted(_Model(door, embed_rules, openai.model_endpoints))),
         "/models/{model:path}": Methods(GET=admitted(_Model(door, embed_rules, openai.model_object))),
         "/receipts/{generation}": Methods(GET=admitted(_Receipt(door))),
+        **{path: Methods(**methods) for path, methods in epoch_routes(door.archive).items()},
         **{
             path: Methods(**{method: admitted(endpoint) for method, endpoint in methods.items()})
             for path, methods in key_routes(door, means.budget).items()
@@ -247,18 +249,10 @@ class _Receipt:
 def _signed(settlement: Settlement) -> dict[str, object]:
     """The three signed envelopes, base64, each with its fields; ids and digests in hexadecimal."""
     return {
-        name: {"envelope": base64.b64encode(envelope).decode(), "fields": _plain(asdict(value))}
+        name: envelope_object(value, envelope)
         for name, value, envelope in (
             ("order", settlement.order, settlement.order_envelope),
             ("receipt", settlement.receipt, settlement.receipt_envelope),
             ("countersign", settlement.countersign, settlement.countersign_envelope),
         )
     }
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    return value

@@ -46,7 +46,7 @@ def rotate_ask(body: dict[str, Any]) -> int:
 
 def use_ask(query: bytes, today: date, groups: tuple[GroupBy, ...]) -> UseQuery:
     """The query of a usage request: `from` and `to`, both included, and `group_by`."""
-    fields = Fields(_query(query))
+    fields = Fields(query_fields(query))
     last = _day(fields, "to") or today
     first = _day(fields, "from") or _days_before(last, USE_DAYS - 1)
     if first > last:
@@ -59,7 +59,7 @@ def use_ask(query: bytes, today: date, groups: tuple[GroupBy, ...]) -> UseQuery:
 
 def generation_ask(query: bytes) -> str:
     """The query of `GET /generation`: the id of an answer."""
-    generation = Fields(_query(query)).text("id")
+    generation = Fields(query_fields(query)).text("id")
     if not generation:
         raise Fault(Condition.ID_MISSING, "id")
     return generation
@@ -117,7 +117,7 @@ def _days_before(last: date, days: int) -> date:
     return last - timedelta(days=min(days, (last - date.min).days))
 
 
-def _query(query: bytes) -> dict[str, Any]:
+def query_fields(query: bytes) -> dict[str, Any]:
     """The parameters of a query. One that is given twice is refused: it is not clear what is meant."""
     given: dict[str, Any] = {}
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):

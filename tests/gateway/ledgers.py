@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 
+from cxp2p.receipts import HOURS
 from cxp2p_gateway.accounts import Accounts
+from cxp2p_gateway.archive import EpochArchive
 from cxp2p_gateway.asking import Caller
 from cxp2p_gateway.key_ring import KeyRing
 from cxp2p_gateway.rates import Counted, Rate
 from cxp2p_gateway.statements import Statements
 from cxp2p_gateway.store import Store
+from cxp2p_gateway.store.epochs import EpochBooks
 from cxp2p_gateway.store.memory import memory_store
 
 WALL_MS = 1_700_000_000_123
@@ -32,6 +35,10 @@ class MemoryBooks:
     @property
     def statements(self) -> Statements:
         return Statements(self.books, lambda: WALL_MS)
+
+    @property
+    def archive(self) -> EpochArchive:
+        return EpochArchive(EpochBooks(self.books), HOURS, self.books.wall_ms)
 
     def rates(self, caller: Caller) -> Mapping[Counted, Rate]:
         return self.told_rates

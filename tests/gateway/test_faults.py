@@ -203,6 +203,8 @@ ROWS = [
     ),
     row(404, "model_not_found", "The model 'x' does not exist", words(C.MODEL_NOT_LISTED, "model", model="x")),
     row(404, "not_found", "No receipt under this id", C.RECEIPT_UNKNOWN),
+    row(404, "not_found", "nothing counted", words(C.EPOCH_UNKNOWN, problem="nothing counted")),
+    row(404, "epoch_open", "not yet", words(C.EPOCH_OPEN, problem="not yet"), {"retry-after": "1"}),
     row(415, "unsupported_media_type", "Content-Type must be application/json", C.MEDIA_TYPE),
     row(
         415,

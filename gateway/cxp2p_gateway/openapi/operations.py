@@ -66,6 +66,8 @@ OWN: Final = (
         Condition.VOICE_UNKNOWN,
         Condition.MODEL_NOT_LISTED,
         Condition.RECEIPT_UNKNOWN,
+        Condition.EPOCH_UNKNOWN,
+        Condition.EPOCH_OPEN,
         Condition.KEYS_FORBIDDEN,
         Condition.KEY_UNKNOWN,
         Condition.KEY_REVOKED,

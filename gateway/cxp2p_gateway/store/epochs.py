@@ -34,7 +34,7 @@ class Proven:
 
 
 class EpochBooks:
-    """The epochs of all gateways that share a store. `block`: receipts under one kept node, always the same."""
+    """The epochs of all gateways that share a store. `block`: receipts under one kept node, a power of two."""
 
     def __init__(self, store: Store, block: int = BLOCK) -> None:
         self._store = store
@@ -105,10 +105,10 @@ class EpochBooks:
 
     async def proof(self, receipt_hash: bytes) -> Proven | NotProven:
         """Where a receipt stands, under the root of its epoch."""
-        return await self._store.read(lambda tables: _proven(tables, receipt_hash, self._block))
+        return await self._store.read(lambda tables: _proven(tables, receipt_hash))
 
 
-def _proven(tables: Tables, receipt_hash: bytes, block_max: int) -> Proven | NotProven:
+def _proven(tables: Tables, receipt_hash: bytes) -> Proven | NotProven:
     entry = tables.epoch_entry(receipt_hash)
     if entry is None:
         return NotProven.UNKNOWN
@@ -120,11 +120,13 @@ def _proven(tables: Tables, receipt_hash: bytes, block_max: int) -> Proven | Not
         return NotProven.GONE
     blocks = tables.epoch_blocks(entry.gateway, entry.epoch)
     number = bisect_right([block.key for block in blocks], entry.key) - 1
-    beside = tables.epoch_entries(entry.gateway, entry.epoch, _before(blocks[number].key), block_max)
+    nodes = [unpacked(block.packed) for block in blocks]
+    beside = tables.epoch_entries(entry.gateway, entry.epoch, _before(blocks[number].key), nodes[number].count)
     place = [each.key for each in beside].index(entry.key)
     low = SumTree(unpacked(each.leaf) for each in beside).proof(place)
-    high = SumTree(unpacked(block.packed) for block in blocks).proof(number)
-    proof = Proof(number * block_max + place, row.count, low.path + high.path)
+    high = SumTree(nodes).proof(number)
+    index = sum(node.count for node in nodes[:number]) + place
+    proof = Proof(index, row.count, low.path + high.path)
     return Proven(root_envelope=row.envelope, pair=pairs[0], proof=proof)
 
 

@@ -1,0 +1,55 @@
+"""Epochs as JSON: signed envelopes in base64, each with its fields, ids and digests in hexadecimal. Pure."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import asdict
+from typing import Final
+
+from cxp2p.epochs import Inclusion, open_entry, open_root
+from cxp2p.kept_files import jsonable
+from cxp2p.receipts import Calendar
+from cxp2p.wire import encode
+from cxp2p_gateway.moments import moment
+from cxp2p_gateway.store.epoch_rows import EpochRow
+
+LATEST_MS: Final = 253_402_300_799_999  # the end of the year 9999: what a date can be
+
+
+def envelope_object(value: object, envelope: bytes) -> dict[str, object]:
+    """A signed record: its bytes, and what they say."""
+    return {"envelope": base64.b64encode(envelope).decode(), "fields": jsonable(asdict(value))}  # type: ignore[call-overload]
+
+
+def epoch_object(row: EpochRow, calendar: Calendar) -> dict[str, object]:
+    """A closed epoch of one gateway. `is_kept`: its receipts are still there to read."""
+    assert row.envelope is not None
+    return {
+        "object": "epoch",
+        "epoch": row.epoch,
+        "gateway": row.gateway,
+        "begins_at": moment(min(calendar.begins_at_ms(row.epoch), LATEST_MS)),
+        "ends_at": moment(min(calendar.begins_at_ms(row.epoch + 1), LATEST_MS)),
+        "closed_at": moment(row.closed_at_ms),
+        "receipts": row.count,
+        "charge": row.sum,
+        "is_kept": row.is_whole,
+        "root": envelope_object(open_root(row.envelope), row.envelope),
+    }
+
+
+def inclusion_object(inclusion: Inclusion) -> dict[str, object]:
+    """A receipt under a root. `inclusion`: all of it in the bytes that other programs read."""
+    place, root = inclusion.place, open_root(inclusion.root)
+    entry = open_entry(place.receipt, place.countersign)
+    return {
+        "object": "inclusion",
+        "epoch": root.epoch,
+        "gateway": root.gateway,
+        "root": envelope_object(root, inclusion.root),
+        "receipt": envelope_object(entry.receipt, place.receipt),
+        "countersign": envelope_object(entry.countersign, place.countersign),
+        "index": place.index,
+        "path": [node.hex() for node in place.path],
+        "inclusion": base64.b64encode(encode(inclusion)).decode(),
+    }
