@@ -35,6 +35,10 @@ bench: $(INSTALLED) ## Measure on this machine, beside others; ARGS=wire measure
 	$(PYTHON_IN_VENV) -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(PYTHON_IN_VENV) -m benchmarks $(ARGS)
 
+simulate: $(INSTALLED) ## Ask all simulations their questions, and write a page; PAGE=report.html takes another path
+	$(PYTHON_IN_VENV) -m pip install --quiet --constraint constraints.txt --editable '.[simulate]'
+	$(PYTHON_IN_VENV) -m simulations --report $(or $(PAGE),.state/simulations.html)
+
 clean: ## Remove everything that make made here, .venv and the demo's state too
 	rm -rf .venv .state .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -71,4 +75,4 @@ endif
 $(INSTALLED): pyproject.toml constraints.txt
 	@tools/setup.sh
 
-.PHONY: demo up test check bench clean help test-quick test-slow format constraints
+.PHONY: demo up test check bench simulate clean help test-quick test-slow format constraints

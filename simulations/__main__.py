@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -16,7 +19,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from simulations.replay import commit
-from simulations.scenario import Advance, Result, ScenarioFailed, Setting, all_scenarios, run_scenario
+from simulations.scenario import Advance, Result, Scenario, ScenarioFailed, Setting, all_scenarios, run_scenario
+from simulations.words import number, words
 
 WIDTH_MIN = 100
 SEED = 1
@@ -30,6 +34,9 @@ SEED = 1
 @click.option("--policy", "policies", multiple=True, help="Only this one; may be given again. All if not set.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this PNG or SVG file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--report", type=click.Path(dir_okay=False, path_type=Path), help="Run all scenarios, and write this HTML page."
+)
 def main(
     scenario: str | None,
     peers: int | None,
@@ -38,12 +45,22 @@ def main(
     policies: tuple[str, ...],
     plot: Path | None,
     as_json: bool,
+    report: Path | None,
 ) -> None:
     """Run SCENARIO: all its policies, each in its own world of the same seed. Without SCENARIO: list them."""
+    if report is not None:
+        if scenario or peers or hours or policies or plot or as_json:
+            raise click.UsageError("--report runs all scenarios as they are: only --seed goes with it")
+        _report(report, seed)
+        return
     if scenario is None:
+        if peers or hours or policies or plot:
+            raise click.UsageError("SCENARIO is missing: without one they are listed")
         _list(as_json)
         return
     found = _found(scenario, policies)
+    if plot is not None:
+        _check_plot(plot)
     setting = Setting(
         peers=found.peers if peers is None else peers, seed=seed, hours=found.hours if hours is None else hours
     )
@@ -62,7 +79,7 @@ def main(
         _plot(result, plot)
 
 
-def _found(scenario: str, policies: tuple[str, ...]):  # type: ignore[no-untyped-def]
+def _found(scenario: str, policies: tuple[str, ...]) -> Scenario:
     known = all_scenarios()
     if scenario not in known:
         raise click.BadParameter(f"{scenario!r} is none of {', '.join(known)}", param_hint="SCENARIO")
@@ -102,8 +119,11 @@ def _progress(name: str) -> Iterator[Advance]:
         yield lambda part: bar.update(task, completed=part)
 
 
-def _as_json(result: Result, took_s: float) -> dict[str, object]:
-    return {**asdict(result), "commit": commit(), "took_s": round(took_s, 3)}
+def _as_json(result: Result, took_s: float) -> dict[str, Any]:
+    facts = {**asdict(result), "commit": commit(), "took_s": round(took_s, 3)}
+    for each in facts["played"].values():
+        each["figures"] = {name: None if math.isnan(value) else value for name, value in each["figures"].items()}
+    return facts
 
 
 def _print(result: Result, took_s: float) -> None:
@@ -121,26 +141,66 @@ def _print(result: Result, took_s: float) -> None:
         table.add_column(policy, justify="right")
     names = list(dict.fromkeys(name for each in result.played.values() for name in each.figures))
     for name in names:
-        table.add_row(name.replace("_", " "), *(number(each.figures.get(name)) for each in result.played.values()))
+        table.add_row(words(name), *(number(each.figures.get(name)) for each in result.played.values()))
     console.print(table)
     if result.conclusion:
         console.print(result.conclusion, highlight=False)
 
 
-def number(value: float | None) -> str:
-    """A figure in as many digits as help."""
-    if value is None or value != value:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+def _check_plot(path: Path) -> None:
+    """Before a long run: whether a picture could be drawn there."""
+    if path.suffix not in (".png", ".svg"):
+        raise click.BadParameter(f"{path.name!r} must end in .png or .svg", param_hint="--plot")
+    if not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {str(path.parent)!r}", param_hint="--plot")
+    with _needs_matplotlib("--plot"):
+        importlib.import_module("simulations.plots")
 
 
 def _plot(result: Result, path: Path) -> None:
+    from simulations.plots import save  # noqa: PLC0415  # matplotlib is an extra of its own
+
     try:
-        from simulations.plots import save  # noqa: PLC0415  # matplotlib is an extra of its own
-    except ImportError as error:
-        raise click.ClickException("--plot needs matplotlib: pip install 'cxp2p[simulate]'") from error
-    save(result, path)
+        save(result, path)
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from error
     click.echo(f"drew {path}", err=True)
+
+
+def _report(path: Path, seed: int) -> None:
+    with _needs_matplotlib("--report"):
+        from simulations.report import Told, page  # noqa: PLC0415  # matplotlib is an extra of its own
+    told: list[Told] = []
+    for name, (scenario, question) in all_scenarios().items():
+        setting = Setting(peers=scenario.peers, seed=seed, hours=scenario.hours)
+        started = time.perf_counter()
+        try:
+            with _progress(name) as advance:
+                result = run_scenario(name, setting, advance=advance)
+        except ScenarioFailed as error:
+            fault = f"{error}\nat commit {commit()}"
+            told.append(Told(name=name, question=question, took_s=time.perf_counter() - started, fault=fault))
+            click.echo(f"{name}: {fault}", err=True)
+        else:
+            told.append(Told(name=name, question=question, took_s=time.perf_counter() - started, result=result))
+            click.echo(f"{name}: {result.conclusion}", err=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page(told, commit()))
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from error
+    click.echo(f"wrote {path}")
+    failed = [each.name for each in told if each.result is None]
+    if failed:
+        raise click.ClickException(f"{len(failed)} of {len(told)} scenarios failed: {', '.join(failed)}")
+
+
+@contextmanager
+def _needs_matplotlib(option: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{option} needs matplotlib: pip install -e '.[simulate]'") from error
 
 
 def _console() -> Console:

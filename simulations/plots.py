@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from textwrap import wrap
 from typing import Final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
+from matplotlib.ticker import FuncFormatter
 
 from simulations.scenario import Result, all_scenarios
 
 COLOURS: Final = ("#0b6e99", "#d1495b", "#edae49", "#66a182", "#8d6a9f", "#6b6b6b")
-PANEL_INCHES: Final = (6.2, 3.4)
+PANEL_INCHES: Final = (6.2, 3.6)
+COLUMNS_MAX: Final = 3
+TITLE_CHARS: Final = 44
 BARS_MAX: Final = 6  # figures that are drawn where a scenario has no curves
 
 
@@ -22,10 +26,10 @@ def save(result: Result, path: Path) -> None:
     draw(result).savefig(path, dpi=140, metadata=_undated(path.suffix))
 
 
-def svg(result: Result) -> str:
+def svg(result: Result, columns_max: int = COLUMNS_MAX) -> str:
     """The same picture as text to put into a page."""
     buffer = io.StringIO()
-    draw(result).savefig(buffer, format="svg", metadata=_undated(".svg"))
+    draw(result, columns_max).savefig(buffer, format="svg", metadata=_undated(".svg"))
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
@@ -34,14 +38,16 @@ def _undated(suffix: str) -> dict[str, None]:
     return {"Date": None} if suffix == ".svg" else {}
 
 
-def draw(result: Result) -> Picture:
-    """One panel for each name of a curve."""
+def draw(result: Result, columns_max: int = COLUMNS_MAX) -> Picture:
+    """One panel for each name of a curve; bars, if there is none."""
     mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": result.name, "font.family": "sans-serif"})
     names = list(dict.fromkeys(name for each in result.played.values() for name in each.curves))
-    columns = max(1, min(2, len(names)))
+    columns = max(1, min(columns_max, len(names)))
     rows = max(1, -(-len(names) // columns))
-    picture = Picture(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows), layout="constrained")
+    scale = 1.0 if columns == 1 else 0.75
+    size = (PANEL_INCHES[0] * columns * scale, PANEL_INCHES[1] * rows * scale)
+    picture = Picture(figsize=size, layout="constrained")
     panels = picture.subplots(rows, columns, squeeze=False).flatten()
     if not names:
         _bars(panels[0], result)
@@ -49,6 +55,11 @@ def draw(result: Result) -> Picture:
         _curves(panel, result, name)
     for panel in panels[max(1, len(names)) :]:
         panel.set_visible(False)
+    lines = {str(line.get_label()): line for panel in panels for line in panel.get_lines()}
+    if len(lines) > 1:
+        picture.legend(
+            lines.values(), lines.keys(), loc="outside upper left", ncols=min(6, len(lines)), frameon=False, fontsize=9
+        )
     return picture
 
 
@@ -59,14 +70,15 @@ def _curves(axes: Axes, result: Result, name: str) -> None:
         curve = played.curves.get(name)
         if curve is not None:
             axes.plot(curve.x, curve.y, color=colour, linewidth=1.8, label=policy)
-    axes.set_title(name, loc="left", fontsize=10, fontweight="bold")
+    axes.set_title("\n".join(wrap(name, TITLE_CHARS)), loc="left", fontsize=10, fontweight="bold")
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.set_ylim(bottom=0)
+    if name in scenario.log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
-    if len(result.played) > 1:
-        axes.legend(frameon=False, fontsize=8)
 
 
 def _bars(axes: Axes, result: Result) -> None:

@@ -82,7 +82,7 @@ class Scenario:
     """How a question is asked. `play` runs one policy; `conclude` says in one sentence what all figures tell.
 
     `policies`: names with a few words each, the first is what the network does. `peers`, `hours`: a modest size that
-    still shows the effect. `axes`: for each name of a curve what x and y are.
+    still shows the effect. `axes`: for each name of a curve what x and y are; `log_x`: those whose x is drawn so.
     """
 
     policies: Mapping[str, str]
@@ -91,6 +91,7 @@ class Scenario:
     peers: int
     hours: float
     axes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    log_x: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.policies) < 2:

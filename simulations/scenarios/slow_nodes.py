@@ -55,4 +55,5 @@ SCENARIO = Scenario(
     peers=42,
     hours=0.25,
     axes={"first piece": ("seconds to the first piece", "percent of users")},
+    log_x=("first piece",),
 )
