@@ -109,6 +109,7 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert set(facts.get_all("Provides-Extra", [])) == {
         "audio",
         "bench",
+        "simulate",
         "gateway",
         "node",
         "postgres",
