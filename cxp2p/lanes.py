@@ -219,8 +219,9 @@ class NodeLanes:
 
     def vouch(self, order: Order, voucher: Voucher) -> None:
         """A voucher that `check_voucher` let through covers a part of a taken order."""
-        lane = self._lane(order)
-        lane.vouched = voucher.cum_amount - lane.cum_charge
+        lane = self._find(order)
+        if lane is not None and lane.open and lane.seq == order.seq:  # the job may have ended meanwhile
+            lane.vouched = voucher.cum_amount - lane.cum_charge
 
     def may_hand_on(self, order: Order, in_units: int, before: int, after: int) -> bool:
         """Whether a running job may go from `before` units of output to `after` with the vouchers that came so far.

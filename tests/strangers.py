@@ -80,7 +80,7 @@ class Gate:
 
     def exposure(self) -> int:
         """What the node says that this stranger owes."""
-        return self.node.serving._lanes.exposure(self.identity.peer, self.here.wall_ms())
+        return self.node.serving._till.lanes.exposure(self.identity.peer, self.here.wall_ms())
 
 
 @asynccontextmanager

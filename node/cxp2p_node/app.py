@@ -28,14 +28,19 @@ from cxp2p.records import Capability, Service
 from cxp2p.wire import encode
 from cxp2p_node.advertise import Advertiser
 from cxp2p_node.bench import Bench, bench
-from cxp2p_node.config import NodeSettings
+from cxp2p_node.claims import Claims
+from cxp2p_node.config import NodeSettings, ReceiptSettings
 from cxp2p_node.engines import Engine
 from cxp2p_node.engines.opening import in_thread, loadable, open_engine
 from cxp2p_node.engines.shelf import Loadable, open_shelf
 from cxp2p_node.machine import memory_available, memory_for_models, room_for_models
 from cxp2p_node.models import ModelError, Progress, Store
 from cxp2p_node.models.header import HeaderError
+from cxp2p_node.papers import Papers
+from cxp2p_node.papers.memory import MemoryPapers
+from cxp2p_node.papers.sqlite import FILE_NAME, open_papers
 from cxp2p_node.serve import Serving
+from cxp2p_node.till import Till
 
 log = logging.getLogger("cxp2p.node")
 
@@ -80,16 +85,20 @@ async def run_node(
     owner: str = "",
     calendar: Calendar = HOURS,
     rhythm: Rhythm | None = None,
+    papers: Papers | None = None,
+    keeping: ReceiptSettings | None = None,
 ) -> AsyncIterator[Node]:
     """A node on an open network, for as long as the block runs. It also passes on offers that it hears of."""
+    rhythm = rhythm or Rhythm()
     described = ((engine, engine.describe()) for engine in engines)
     benches = {(each.service, each.model): bench(engine) for engine, each in described}
-    lanes = NodeLanes(identity.peer, exposure_max, calendar)
+    till = Till(NodeLanes(identity.peer, exposure_max, calendar), papers or MemoryPapers(), wall_ms)
+    await till.start()
 
     def offered() -> tuple[Capability, ...]:
         return tuple(each.capability() for each in benches.values() if each.engine.ready)
 
-    serving = Serving(identity, benches, lanes, wall_ms, lambda: advertiser.change(), owner)
+    serving = Serving(identity, benches, till, wall_ms, lambda: advertiser.change(), owner)
     advertiser = Advertiser(
         identity,
         network,
@@ -109,6 +118,8 @@ async def run_node(
     discovery.own_offer = lambda: advertiser.envelope
     async with background() as nursery:
         network.serve(protocols.JOB, serving.handle)
+        nursery.start_soon(till.tidy, keeping or ReceiptSettings(), rhythm.tidy_s)
+        nursery.start_soon(Claims(network, till, wall_ms, rhythm.claim_s).run)
         nursery.start_soon(discovery.run)
         nursery.start_soon(advertiser.run)
         yield Node(network, serving, advertiser, discovery, benches)
@@ -143,12 +154,15 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Node]:
         engines, unusable = await _open_engines(settings, store, stack)
         data_path = settings.data_path or default_data_path("node")
         identity, network = await stack.enter_async_context(open_peer(settings.peer, data_path))
+        papers = await stack.enter_async_context(open_papers(data_path / FILE_NAME))
         running = run_node(
             identity,
             network,
             engines,
             wall_ms=wall_clock_ms,
             rng=random.SystemRandom(),
+            papers=papers,
+            keeping=settings.receipts,
             exposure_max=settings.work.exposure_max,
             owner=settings.work.owner,
             calendar=settings.peer.calendar,

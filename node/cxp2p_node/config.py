@@ -181,6 +181,19 @@ class WorkSettings(BaseModel):
     drain_s: float = Field(30.0, ge=0, le=3600, description="On SIGTERM, how long running jobs may take to finish.")
 
 
+class ReceiptSettings(BaseModel):
+    """How long orders and what was signed about them are kept, in a file in data_path."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    days: int = Field(
+        90, ge=1, le=36_500, description="Older ones are dropped, and what a gateway still owes for them with them."
+    )
+    kept_max: int = Field(
+        100_000, ge=100, le=10**8, description="At most so many are kept, 2 KB each; the oldest that are paid go first."
+    )
+
+
 class NodeSettings(BaseModel):
     """Everything a node can be told."""
 
@@ -193,6 +206,7 @@ class NodeSettings(BaseModel):
     memory: MemorySettings = Field(default_factory=MemorySettings, description="What models may take of the memory.")
     scrape: ScrapeSettings = Field(default_factory=ScrapeSettings, description="How pages are fetched and read.")
     work: WorkSettings = Field(default_factory=WorkSettings, description="For whom this node works.")
+    receipts: ReceiptSettings = Field(default_factory=ReceiptSettings, description="How long receipts are kept.")
     models: tuple[ModelSettings, ...] = Field(
         (ModelSettings(name="smollm2:135m"),), min_length=1, max_length=60, description="The models that are served."
     )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import trio
 
 from cxp2p import protocols, receipts
 from cxp2p.errors import JobFailed, PeerUnreachable, RemoteProtocolError
 from cxp2p.identity import Identity, Kind, open_envelope
-from cxp2p.lanes import NodeLanes
 from cxp2p.net import Stream
 from cxp2p.net.pump import Conversation, hear_ask, join_pieces, split_piece, weigh
 from cxp2p.records import (
@@ -19,65 +17,39 @@ from cxp2p.records import (
     Accepted,
     Ask,
     Cancel,
-    Countersign,
     CountersignSent,
     Failure,
     FailureCode,
     Finish,
-    Job,
     Order,
     Piece,
-    Receipt,
     ReceiptSent,
     Refusal,
     RefusalCode,
     Service,
     Usage,
+    VoucherSent,
 )
 from cxp2p.session import Event, Side
-from cxp2p.units import Output, input_units_max
+from cxp2p.units import Output, input_units_max, units_of
 from cxp2p.wire import decode, encode
 from cxp2p_node.admission import measure
 from cxp2p_node.bench import Bench
 from cxp2p_node.engines import Counted, Emit
 from cxp2p_node.intake import Intake
+from cxp2p_node.papers import PapersError
 from cxp2p_node.salting import salted
+from cxp2p_node.till import Till
+from cxp2p_node.work import Work, receipt_over
 
 log = logging.getLogger("cxp2p.node.serve")
 
 PIECES_AHEAD_MAX = 16  # pieces made but not yet taken by the network; more would only be memory
 BYTES_PER_FRAME = 8 * 1024  # more in one frame saves nothing
 JOB_S_MAX = 600.0
+PAPERS_RETRY_MS = 60_000  # when the disk is full, it mostly is for longer
 ASKER_WAIT_S_MAX = 60.0  # how long an asker may keep this node waiting, in one write and in all the pieces of a job
 _CANCELLED = Usage(in_units=0, cached_units=0, out_units=0, finish=Finish.CANCELLED)
-
-
-@dataclass(slots=True)
-class _Work:
-    """One admitted job: what was done for it so far. `scope` ends the work, `conversation` all of it.
-
-    `lost`: the asker left or broke the protocol. `failed`: we did not finish.
-    """
-
-    order: Order
-    order_envelope: bytes
-    job: Job
-    bench: Bench
-    in_max: int
-    t_accept_ms: int
-    output: Output
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    conversation: trio.CancelScope = field(default_factory=trio.CancelScope)
-    in_units: int = 0
-    cached_units: int = 0
-    t_first_ms: int = 0
-    first_piece_at: float = 0.0
-    queued: bool = True
-    waited_s: float = 0.0
-    lost: bool = False
-    failed: bool = False
-    receipt: Receipt | None = None
-    receipt_envelope: bytes = b""
 
 
 class Serving:
@@ -87,14 +59,14 @@ class Serving:
         self,
         identity: Identity,
         benches: Mapping[tuple[Service, str], Bench],
-        lanes: NodeLanes,
+        till: Till,
         wall_ms: Callable[[], int],
         changed: Callable[[], None],
         owner: str = "",
     ) -> None:
         self._identity = identity
         self._benches = benches
-        self._lanes = lanes
+        self._till = till
         self._wall_ms = wall_ms
         self._changed = changed
         self._owner = owner
@@ -121,8 +93,7 @@ class Serving:
         finally:
             share.close()
 
-    async def _do(self, talk: Conversation, work: _Work) -> None:
-        self._lanes.take(work.order)
+    async def _do(self, talk: Conversation, work: Work) -> None:
         work.bench.desk.queued += 1
         self._jobs += 1
         self._changed()
@@ -138,7 +109,8 @@ class Serving:
                 nursery.cancel_scope.cancel()
         finally:
             self._leave_queue(work)
-            self._close_books(work)
+            with trio.CancelScope(shield=True):
+                await self._close_books(work)
             self._jobs -= 1
             self._idle.set()
             self._idle = trio.Event()
@@ -146,17 +118,19 @@ class Serving:
         if work.lost:
             raise PeerUnreachable(f"{talk.peer} left in the middle of a job")
 
-    def _close_books(self, work: _Work) -> None:
+    async def _close_books(self, work: Work) -> None:
         """What an asker got that left without a receipt is owed all the same; what we did not finish is not."""
-        if work.lost and not work.failed and work.receipt is None:
-            self._make_receipt(work, Finish.CANCELLED)
-        if work.receipt is None:
-            self._lanes.abandon(work.order)
+        try:
+            if work.lost and not work.failed and work.receipt is None:
+                await self._make_receipt(work, Finish.CANCELLED)
+            if work.receipt is None:
+                await work.entry.lose()
+        except PapersError as error:
+            log.error("order %s: %s", work.order.order_id.hex(), error)
 
     # Deciding.
 
-    def _admit(self, ask: Ask, asker: str) -> _Work | Refusal:
-        wall_ms = self._wall_ms()
+    def _admit(self, ask: Ask, asker: str) -> Work | Refusal:
         try:
             opened = open_envelope(Kind.ORDER, ask.order)
             order = decode(Order, opened.body)
@@ -165,7 +139,7 @@ class Serving:
         found = self._benches.get((order.service, order.model))
         capability = found.engine.describe() if found else None
         commit = receipts.request_commit(ask.salt, ask.request)
-        refusal = self._lanes.check(opened.peer, asker, order, commit, capability, wall_ms)
+        refusal = self._till.check(opened.peer, asker, order, commit, capability)
         if refusal is not None:
             return refusal
         assert found is not None
@@ -180,13 +154,16 @@ class Serving:
         if refusal is not None:
             return refusal
         in_max = input_units_max(job, ask.request, capability.context_units)
-        return _Work(order, opened.envelope, salted(job, asker), found, in_max, wall_ms, Output(order.service))
+        output, entry = Output(order.service), self._till.take(order, opened.envelope)
+        return Work(entry, order, opened.envelope, salted(job, asker), found, in_max, self._wall_ms(), output)
 
     # Doing.
 
-    async def _answer(self, talk: Conversation, work: _Work) -> None:
-        """Works and sends everything up to the receipt, or the failure that stands in its place."""
+    async def _answer(self, talk: Conversation, work: Work) -> None:
+        """Works and sends everything up to the receipt, or what stands in its place."""
         try:
+            if not await self._write_down(talk, work):
+                return
             await _say(talk, Accepted(queued=max(0, work.bench.desk.queued - 1)))
             ahead, pieces = trio.open_memory_channel[Piece](PIECES_AHEAD_MAX)
             ending: Usage | JobFailed = _CANCELLED
@@ -196,21 +173,41 @@ class Serving:
                     with work.scope:
                         ending = await self._work(work, ahead)
                     self._changed()
-            if isinstance(ending, JobFailed):
-                work.failed = True
-                reason = ending.reason[:512]
-                await _say(talk, Failure(code=ending.code, reason=reason, limit=ending.limit, actual=ending.actual))
-            else:
-                self._make_receipt(work, ending.finish)
-                await _say(talk, ReceiptSent(envelope=work.receipt_envelope))
+            await _say(talk, await self._ending(work, ending))
         except PeerUnreachable as error:
             self._lose(work, error)
 
-    async def _work(self, work: _Work, ahead: trio.MemorySendChannel[Piece]) -> Usage | JobFailed:
+    async def _write_down(self, talk: Conversation, work: Work) -> bool:
+        """Puts the order on disk. If that cannot be, it is refused."""
+        try:
+            await work.entry.write()
+        except PapersError as error:
+            log.error("an order is refused: %s", error)
+            work.failed = True
+            reason = "this node cannot write down what it is owed"
+            await _say(talk, Refusal(code=RefusalCode.BUSY, reason=reason, retry_after_ms=PAPERS_RETRY_MS))
+            return False
+        return True
+
+    async def _ending(self, work: Work, ending: Usage | JobFailed) -> ReceiptSent | Failure:
+        """The receipt, on disk, or the failure that stands in its place."""
+        if isinstance(ending, Usage):
+            try:
+                await self._make_receipt(work, Finish.HANDOFF if work.unpaid else ending.finish)
+            except PapersError as error:
+                log.error("order %s ends without a receipt: %s", work.order.order_id.hex(), error)
+                ending = JobFailed(FailureCode.INTERNAL, "this node cannot write down what it is owed")
+            else:
+                return ReceiptSent(envelope=work.receipt_envelope)
+        work.failed = True
+        return Failure(code=ending.code, reason=ending.reason[:512], limit=ending.limit, actual=ending.actual)
+
+    async def _work(self, work: Work, ahead: trio.MemorySendChannel[Piece]) -> Usage | JobFailed:
         """Waits for a place and the model, then runs the engine. Cancelled when the asker cancels or leaves."""
 
         async def emit(piece: Piece) -> None:
             for part in split_piece(piece):
+                await self._await_voucher(work, part)
                 await self._hand_over(work, ahead, part)
                 work.output.add(part)
                 if not work.first_piece_at:
@@ -228,7 +225,7 @@ class Serving:
             log.warning("order %s failed: %s", work.order.order_id.hex(), error)
             return error
 
-    async def _run(self, work: _Work, emit: Emit, counted: Counted) -> Usage:
+    async def _run(self, work: Work, emit: Emit, counted: Counted) -> Usage:
         """The job on its engine. Raises JobFailed."""
         desk = work.bench.desk
         self._leave_queue(work)
@@ -247,7 +244,21 @@ class Serving:
         work.in_units, work.cached_units = usage.in_units, usage.cached_units
         return usage
 
-    async def _hand_over(self, work: _Work, ahead: trio.MemorySendChannel[Piece], piece: Piece) -> None:
+    async def _await_voucher(self, work: Work, piece: Piece) -> None:
+        """Waits until vouchers cover so much that a piece may go; a job for which none come ends with what it gave."""
+        units = work.output.units
+        while not work.entry.may_hand_on(min(work.in_units, work.order.max_in), units, units + units_of(piece)):
+            since = trio.current_time()
+            with trio.move_on_after(protocols.VOUCHER_TIMEOUT_S - work.unvouched_s) as patience:
+                await work.entry.vouched.wait()
+            work.unvouched_s += trio.current_time() - since
+            if patience.cancelled_caught:
+                log.info("order %s: its asker sent no voucher", work.order.order_id.hex())
+                work.unpaid = True
+                work.scope.cancel()
+                await trio.lowlevel.checkpoint()
+
+    async def _hand_over(self, work: Work, ahead: trio.MemorySendChannel[Piece], piece: Piece) -> None:
         """Waits for the asker to take pieces; one that does not keep up is treated as one that left."""
         since = trio.current_time()
         with trio.move_on_after(ASKER_WAIT_S_MAX - work.waited_s):
@@ -257,57 +268,30 @@ class Serving:
         self._lose(work, f"its asker kept us waiting for {ASKER_WAIT_S_MAX:g} s")
         await trio.lowlevel.checkpoint()
 
-    def _check_prompt(self, work: _Work) -> None:
+    def _check_prompt(self, work: Work) -> None:
         """Raises JobFailed for a prompt that the order does not pay, unless it is our own template that is so long."""
         order = work.order
         if order.max_in < work.in_units and order.max_in < work.in_max:
             why = f"the prompt has {work.in_units} units, the order allows {order.max_in}"
             raise JobFailed(FailureCode.REQUEST_UNSUPPORTED, why, order.max_in, work.in_units)
 
-    def _make_receipt(self, work: _Work, finish: Finish) -> None:
-        """Signs for what was delivered. From here on it counts as owed until it is countersigned."""
-        order, wall_ms = work.order, self._wall_ms()
-        in_units = min(work.in_units, order.max_in)
-        charge = receipts.charge_owed(order.prices, finish, in_units, work.output.units)
-        receipt = Receipt(
-            order_hash=receipts.digest(work.order_envelope),
-            gateway=order.gateway,
-            node=order.node,
-            owner=self._owner,
-            lane=order.lane,
-            seq=order.seq,
-            epoch=order.epoch,
-            service=order.service,
-            model_digest=order.model_digest,
-            runtime=work.bench.engine.describe().runtime,
-            in_units=in_units,
-            cached_units=min(work.cached_units, in_units),
-            out_units=work.output.units,
-            t_accept_ms=work.t_accept_ms,
-            t_first_ms=max(work.t_accept_ms, work.t_first_ms or wall_ms),
-            t_end_ms=max(work.t_accept_ms, work.t_first_ms, wall_ms),
-            finish=finish,
-            request_commit=order.request_commit,
-            output_commit=work.output.commit(),
-            seed=order.seed,
-            resume_of=order.resume_of,
-            offset=order.offset,
-            charge=charge,
-            cum_charge=self._lanes.cum_charge(order) + charge,
-            prev_receipt=order.prev_receipt,
-        )
-        work.receipt = receipt
-        work.receipt_envelope = self._identity.seal(Kind.RECEIPT, encode(receipt))
-        self._lanes.finish(order, receipt, work.receipt_envelope, wall_ms)
+    async def _make_receipt(self, work: Work, finish: Finish) -> None:
+        """Signs for what was delivered: from here on it is owed until it is countersigned. Raises PapersError."""
+        receipt = receipt_over(work, finish, self._owner, self._wall_ms())
+        envelope = self._identity.seal(Kind.RECEIPT, encode(receipt))
+        await work.entry.finish(receipt, envelope)
+        work.receipt, work.receipt_envelope = receipt, envelope
 
-    async def _heed(self, talk: Conversation, work: _Work) -> None:
+    async def _heed(self, talk: Conversation, work: Work) -> None:
         """Listens while the job runs: a cancel or a lost asker stops the engine at once."""
         try:
             while (event := await talk.hear()) is not None:
                 if isinstance(event, Cancel):
                     work.scope.cancel()
+                elif isinstance(event, VoucherSent):
+                    await self._vouch(work, event)
                 elif isinstance(event, CountersignSent):
-                    self._settle(work, event)
+                    await self._settle(work, event)
                     work.conversation.cancel()
         except (PeerUnreachable, RemoteProtocolError) as error:
             self._lose(work, error)
@@ -315,7 +299,7 @@ class Serving:
     async def _speak(
         self,
         talk: Conversation,
-        work: _Work,
+        work: Work,
         pieces: trio.MemoryReceiveChannel[Piece],
     ) -> None:
         """Sends pieces, joined with those that came meanwhile: a frame costs more than what is in it."""
@@ -327,21 +311,31 @@ class Serving:
             except PeerUnreachable as error:
                 self._lose(work, error)
 
-    def _lose(self, work: _Work, why: object) -> None:
+    def _lose(self, work: Work, why: object) -> None:
         log.info("order %s: %s", work.order.order_id.hex(), why)
         work.lost = True
         work.conversation.cancel()
 
-    def _leave_queue(self, work: _Work) -> None:
+    def _leave_queue(self, work: Work) -> None:
         if work.queued:
             work.queued = False
             work.bench.desk.queued -= 1
 
-    def _settle(self, work: _Work, event: CountersignSent) -> None:
-        opened = open_envelope(Kind.COUNTERSIGN, event.envelope)
-        countersign = decode(Countersign, opened.body)
+    async def _vouch(self, work: Work, event: VoucherSent) -> None:
+        work.vouchers += 1
+        if work.vouchers > protocols.VOUCHERS_PER_JOB_MAX:
+            raise RemoteProtocolError(f"more than {protocols.VOUCHERS_PER_JOB_MAX} vouchers for one job")
+        try:
+            await work.entry.vouch(event.envelope)
+        except PapersError as error:  # it does not count, so the job ends before more is made than may be owed
+            log.error("a voucher of order %s: %s", work.order.order_id.hex(), error)
+
+    async def _settle(self, work: Work, event: CountersignSent) -> None:
         assert work.receipt is not None  # the session lets no countersign come before it
-        self._lanes.settle(work.order, work.receipt, work.receipt_envelope, opened.peer, countersign)
+        try:
+            await self._till.settle(work.order, work.entry.paper, work.receipt, event.envelope)
+        except PapersError as error:  # it will be claimed
+            log.error("the countersign of order %s: %s", work.order.order_id.hex(), error)
 
 
 async def _say(talk: Conversation, event: Event) -> None:

@@ -121,9 +121,9 @@ def _check_all_is_over(one: Fight, books: Ledgerbook) -> None:
     assert not books.held, "a hold did not end"
     assert (bench.desk.running, bench.desk.queued, bench.places.borrowed_tokens) == (0, 0, 0)
     assert (serving._jobs, serving._intake.held) == (0, 0)
-    for account in serving._lanes.exposures._accounts.values():
+    for account in serving._till.lanes.exposures._accounts.values():
         assert account.reserved == 0
-    for lanes in serving._lanes._lanes.values():
+    for lanes in serving._till.lanes._lanes.values():
         assert not any(lane.open for lane in lanes.values())
     assert all(entry.jobs == 0 for entry in one.net.offers())
     for settlement in books.settled:

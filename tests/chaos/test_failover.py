@@ -25,7 +25,7 @@ async def test_a_job_is_answered_and_settled(autojump_clock: MockClock) -> None:
         assert not books.held
         assert settlement.countersign.verdict is Verdict.ACCEPTED
         assert settlement.countersign.charge == settlement.receipt.charge == 3 + 6
-        assert node.serving._lanes.exposure(net.peer, here.wall_ms()) == 0
+        assert node.serving._till.lanes.exposure(net.peer, here.wall_ms()) == 0
 
 
 async def test_a_node_that_dies_before_its_first_piece_is_never_seen(autojump_clock: MockClock) -> None:
@@ -169,7 +169,7 @@ async def test_a_vanished_asker_stops_the_engine_within_100_ms(autojump_clock: M
         assert engine.stopped_at[0] - broken_at < 0.1
         desk = node.benches[Service.CHAT, "echo"].desk
         assert (desk.running, desk.queued) == (0, 0)
-        assert node.serving._lanes.exposure(net.peer, here.wall_ms()) == 50 + 2 * engine.made
+        assert node.serving._till.lanes.exposure(net.peer, here.wall_ms()) == 50 + 2 * engine.made
 
 
 async def test_a_cancel_in_the_queue_costs_nothing(autojump_clock: MockClock) -> None:
@@ -245,7 +245,7 @@ async def test_a_restarted_node_gets_a_new_lane(autojump_clock: MockClock) -> No
         node, net, books = await here.node(ScriptedEngine()), await here.asker(), Ledgerbook()
         await settled(net, 1)
         await ask(net, books=books)
-        node.serving._lanes._lanes.clear()
+        node.serving._till.lanes._lanes.clear()
 
         assert await ask(net, books=books) == "one two three "
         assert [each.order.seq for each in books.settled] == [0, 0]
@@ -395,4 +395,4 @@ async def test_many_jobs_leave_nothing_behind(autojump_clock: MockClock) -> None
 
         assert trio.lowlevel.current_statistics().tasks_living <= before + 1
         assert not books.held
-        assert len(node.serving._lanes._lanes[net.peer]) == 1
+        assert len(node.serving._till.lanes._lanes[net.peer]) == 1

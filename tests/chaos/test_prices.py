@@ -34,4 +34,4 @@ async def test_who_cannot_pay_the_best_node_gets_the_cheapest(autojump_clock: Mo
         with pytest.raises(InsufficientCredit):
             await ask(net, books=books)
         assert not books.held
-        assert all(node.serving._lanes.exposure(net.peer, here.wall_ms()) == 0 for node in dear)
+        assert all(node.serving._till.lanes.exposure(net.peer, here.wall_ms()) == 0 for node in dear)

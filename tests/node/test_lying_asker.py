@@ -38,7 +38,7 @@ def idle(door: Gate) -> bool:
     """Whether the node holds nothing for anybody: no place, no slot, no running charge."""
     desk = door.node.benches[Service.CHAT, "echo"].desk
     places = door.node.benches[Service.CHAT, "echo"].places
-    account = door.node.serving._lanes.exposures._accounts.get(door.identity.peer)
+    account = door.node.serving._till.lanes.exposures._accounts.get(door.identity.peer)
     running = account.reserved if account else 0
     return (desk.running, desk.queued, places.borrowed_tokens, running) == (0, 0, 0, 0)
 
