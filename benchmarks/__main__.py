@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import embed, engine, extraction, gateway, ledger, path, receipts, scrape, speech, wire
+from benchmarks import embed, engine, extraction, gateway, ledger, path, receipts, scrape, simulate, speech, wire
 from benchmarks.figures import Figure
 from cxp2p.paths import default_data_path
 from cxp2p_node.catalog import look_up
@@ -33,6 +33,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[float], list[Figure]]]] = MappingProxyT
         "path": path.measure,
         "receipts": receipts.measure,
         "scrape": scrape.measure,
+        "simulate": simulate.measure,
         "speech": speech.measure,
         "wire": wire.measure,
     }

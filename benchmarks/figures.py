@@ -34,8 +34,8 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What a figure should reach: at least a ratio of the peer's, at most so much more than the peer's, or at most
-    so much.
+    """What a figure should reach: at least a ratio of the peer's, at most so much more than the peer's, at most so
+    much, or at least so much.
     """
 
     ratio: float | None = None
@@ -43,6 +43,7 @@ class Goal:
     difference_max: float | None = None
     difference_of_most_max: float | None = None
     value_max: float | None = None
+    value_min: float | None = None
 
     def met(self, ours: Rate, peer: Rate) -> bool:
         return (
@@ -50,6 +51,7 @@ class Goal:
             and (self.ratio_max is None or ours.median <= self.ratio_max * peer.median)
             and (self.difference_max is None or ours.median - peer.median <= self.difference_max)
             and (self.value_max is None or ours.median <= self.value_max)
+            and (self.value_min is None or ours.median >= self.value_min)
             and (self.difference_of_most_max is None or ours.most - peer.most <= self.difference_of_most_max)
         )
 
@@ -61,6 +63,7 @@ class Goal:
                 ("≤ ", self.ratio_max, "x"),
                 ("≤ +", self.difference_max, ""),
                 ("≤ ", self.value_max, ""),
+                ("≥ ", self.value_min, ""),
                 ("most ≤ +", self.difference_of_most_max, ""),
             )
             if value is not None
