@@ -38,7 +38,10 @@ class Run:
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One order. `way` leads to the node and `back` from it; `over`: nothing that comes is heeded any more."""
+    """One order. `way` leads to the node and `back` from it; `over`: nothing that comes is heeded any more.
+
+    `arrived_units`: what was there when it ended without a receipt; `countersign`: what was answered to the receipt.
+    """
 
     number: int
     gateway: GatewayModel
@@ -63,6 +66,8 @@ class Attempt:
     charge: int = 0
     genuine: bool = True
     timer: int = 0
+    arrived_units: int = 0
+    countersign: bytes = b""
 
     def accepted(self, queued: int) -> None:
         """The node took the job; `queued` are ahead of it."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from cxp2p.protocols import VOUCHER_DISTANCE_MAX, VOUCHER_ROOM, VOUCHER_TOKENS
 from cxp2p.records import Service
+
+UNVOUCHED_UNITS_MAX = VOUCHER_TOKENS * (VOUCHER_DISTANCE_MAX + VOUCHER_ROOM)  # longer answers need vouchers, see below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +17,7 @@ class Demand:
 
     `out_units` is what the answer will have, `max_out` what the user allows. `prefix`: how the prompt begins, if
     others begin alike, and `prefix_units` how long that part is. `patience_s`: after so long without a first piece the
-    user leaves.
+    user leaves. Raises ValueError for an answer that would need vouchers: there are none in this world.
     """
 
     number: int
@@ -27,6 +30,10 @@ class Demand:
     prefix_units: int = 0
     patience_s: float = 120.0
     service: Service = Service.CHAT
+
+    def __post_init__(self) -> None:
+        if min(self.out_units, self.max_out) > UNVOUCHED_UNITS_MAX:
+            raise ValueError(f"max_out: {self.max_out} is over {UNVOUCHED_UNITS_MAX}, the most without vouchers")
 
     @property
     def request_bytes(self) -> int:

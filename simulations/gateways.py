@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from cxp2p import ledger, receipts, units
+from cxp2p.claims import recount
 from cxp2p.errors import CxError, InsufficientCredit, JobFailed, JobRefused, ReceiptInvalid
 from cxp2p.identity import Kind
 from cxp2p.lanes import FreeLanes
@@ -22,7 +23,7 @@ from simulations.clocks import Clock
 from simulations.counted_books import CountedBooks
 from simulations.demands import Demand, End, Outcome
 from simulations.links import Way
-from simulations.nodes import Work
+from simulations.nodes import Work, output_commit
 from simulations.rules import REAL, Rules
 from simulations.signing import Signer
 from simulations.watching import Watching
@@ -216,8 +217,37 @@ class GatewayModel:
         if not attempt.cancelled:
             self._end(attempt.run, End.DONE, attempt)
 
+    def claimed(self, work: Work) -> None:
+        """A node claims a receipt: it is answered once more, or counted now if it never came."""
+        attempt = work.attempt
+        if attempt.settled:
+            self.countersign(attempt, work, attempt.countersign)
+            return
+        if not attempt.voided:
+            return
+        receipt = decode(Receipt, self.town.signing.open(Kind.RECEIPT, work.receipt_envelope).body)
+        units = attempt.arrived_units
+        got = receipts.Delivered(units=units, commit=output_commit(attempt.order, units), cancelled=attempt.cancelled)
+        countersign = recount(attempt.order, receipt, work.receipt_envelope, got, 0)
+        try:
+            self._pay_late(attempt, countersign.charge)
+        except InsufficientCredit:
+            return
+        attempt.charge = countersign.charge
+        self.countersign(attempt, work, self.signer.seal(Kind.COUNTERSIGN, encode(countersign)))
+
+    def _pay_late(self, attempt: Attempt, charge: int) -> None:
+        """The hold was void long ago: what is owed after all is held and posted at once, the first time."""
+        late_id = f"{attempt.hold_id} late"
+        if not charge or late_id in self.books.paid:
+            return
+        expires_at_ms = self.clock.wall_ms() + HOLD_MS
+        self.books.apply(self.rules.reserve(self.books, late_id, attempt.demand.user, charge, expires_at_ms))
+        self.books.apply(self.rules.post(self.books, late_id, charge, attempt.node))
+
     def countersign(self, attempt: Attempt, work: Work, envelope: bytes) -> None:
         """Sends the countersign."""
+        attempt.countersign = envelope
         attempt.way.send(400, self.town.nodes[attempt.node].settle, work, envelope)
 
     def attempt_failed(self, attempt: Attempt, error: CxError) -> None:
@@ -285,6 +315,7 @@ class GatewayModel:
             attempt.run.live.remove(attempt)
         if not attempt.settled:
             attempt.voided = True
+            attempt.arrived_units = self.town.nodes[attempt.node].made_for(attempt)
             self.books.apply(self.rules.void(self.books, attempt.hold_id))
         self.just_closed.append(attempt)
         self.world.touch(self)

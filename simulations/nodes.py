@@ -23,6 +23,7 @@ from cxp2p.records import (
 from cxp2p.wire import decode, encode
 from cxp2p_node.admission import Desk, measure
 from simulations import invariants
+from simulations.claiming import Claiming
 from simulations.clocks import Clock
 from simulations.demands import Demand
 from simulations.engines import Speed
@@ -59,6 +60,13 @@ class Work:
     receipt: Receipt | None = None
     receipt_envelope: bytes = b""
 
+    def units_at(self, now: float) -> int:
+        """How many tokens of the answer were made by then."""
+        if self.first_at is None or self.ends_at <= self.first_at:
+            return 0
+        part = min(1.0, (now - self.first_at) / (self.ends_at - self.first_at))
+        return int(part * min(self.demand.out_units, self.order.max_out))
+
 
 class NodeModel:
     """One node. Methods that a liar would do differently are `offered`, `spend`, `account_for` and `answer`."""
@@ -86,6 +94,8 @@ class NodeModel:
         self.done = 0
         self.earned = 0
         self.owing = Owing()
+        self.lanes = NodeLanes(self.peer, exposure_max)
+        self.claiming = Claiming(self)
         self._sequence = 0
         self._signed_at = -1.0
         self._sign_due = False
@@ -96,9 +106,8 @@ class NodeModel:
         return f"<NodeModel {self.peer[-6:]} {self.desk.running} running, {self.desk.queued} queued>"
 
     def _begin(self) -> None:
-        """A process that starts knows nothing of what was."""
+        """A process that starts knows of its lanes and of what it is owed, which are on disk, and of nothing else."""
         self.desk = Desk(slots=self.capability.slots, queue_max=self.capability.queue_max)
-        self.lanes = NodeLanes(self.peer, self.exposure_max)
         self.works: dict[Attempt, Work] = {}
         self._queue: deque[Work] = deque()
         self._prefixes: OrderedDict[tuple[str, bytes], int] = OrderedDict()
@@ -120,10 +129,10 @@ class NodeModel:
         works, self.works = self.works, {}
         for work in works.values():
             work.over = True
+            self.lanes.abandon(work.order)
             self.world.cancel(work.event) if work.event else None
             if not silently:
                 self.links.send(self.peer, work.order.gateway, 60, work.attempt.broke, "the connection broke")
-        self.owing.write_off()
         self.desk.running = self.desk.queued = 0
         self.town.went(self, silently=silently)
 
@@ -254,11 +263,7 @@ class NodeModel:
         if work is None:
             return
         self.world.cancel(work.event) if work.event else None
-        units = 0
-        if work.first_at is not None and work.ends_at > work.first_at:
-            part = (self.world.now - work.first_at) / (work.ends_at - work.first_at)
-            units = int(min(1.0, part) * min(work.demand.out_units, work.order.max_out))
-        self._end(work, Finish.CANCELLED, units)
+        self._end(work, Finish.CANCELLED, work.units_at(self.world.now))
 
     def _end(self, work: Work, finish: Finish, units: int) -> None:
         work.over, work.event = True, 0
@@ -275,6 +280,11 @@ class NodeModel:
         self._start_next()
         self.changed()
 
+    def made_for(self, attempt: Attempt) -> int:
+        """How many tokens an attempt has had so far: what had arrived, if its connection breaks now."""
+        work = self.works.get(attempt)
+        return work.units_at(self.world.now) if work else 0
+
     def answer(self, work: Work, finish: Finish, units: int) -> None:
         """Sends what is left of the answer, and the receipt for all of it."""
         commit = output_commit(work.order, units)
@@ -284,6 +294,8 @@ class NodeModel:
         self.lanes.finish(work.order, receipt, work.receipt_envelope, self.clock.wall_ms())
         name = receipts.digest(work.receipt_envelope)
         self.owing.owe(work.order.gateway, name, receipt.charge, self.world.now)
+        if receipt.charge:
+            self.claiming.wait_for(name, work)
         delivered = receipts.Delivered(units=units, commit=commit, cancelled=finish is Finish.CANCELLED)
         work.attempt.back.send(600 + BYTES_PER_TOKEN, work.attempt.receipted, work, delivered)
 
@@ -325,13 +337,14 @@ class NodeModel:
     def settle(self, work: Work, envelope: bytes) -> None:
         """A Countersign arrives."""
         assert work.receipt is not None
-        if not self.up:
+        name = receipts.digest(work.receipt_envelope)
+        if not self.up or not self.claiming.answered(name, work):
             return
         opened = self.town.signing.open(Kind.COUNTERSIGN, envelope)
         countersign = decode(Countersign, opened.body)
         self.lanes.settle(work.order, work.receipt, work.receipt_envelope, opened.peer, countersign)
         self.earned += countersign.charge
-        self.owing.pay(work.order.gateway, receipts.digest(work.receipt_envelope))
+        self.owing.pay(work.order.gateway, name)
         self.world.touch(self)
 
     def faults(self) -> list[str]:

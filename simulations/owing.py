@@ -45,9 +45,3 @@ class Owing:
                 account.total -= charge
                 self.lost[gateway] += charge
         return [(gateway, account.total) for gateway, account in self._accounts.items()]
-
-    def write_off(self) -> None:
-        """The node forgets everything: it started anew."""
-        for gateway, account in self._accounts.items():
-            self.lost[gateway] += account.total
-        self._accounts.clear()

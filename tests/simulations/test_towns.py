@@ -106,8 +106,8 @@ def test_a_machine_that_vanishes_is_noticed_after_three_beats() -> None:
     assert outcome.first_piece_s == pytest.approx(0.5 + 3.0 + 2.0, abs=0.05)
 
 
-def test_a_node_that_restarts_has_forgotten_its_lanes_and_gets_new_ones() -> None:
-    """Its gateway meets LANE_UNKNOWN, opens a new lane, and the user does not notice."""
+def test_a_node_that_restarts_goes_on_with_its_lanes_and_what_it_is_owed() -> None:
+    """Both are on its disk: the next order continues the lane, and no new one is needed."""
     town = SmallTown(nodes=1)
     town.ask()
     town.world.run(town.world.now + 10.0)
@@ -119,6 +119,45 @@ def test_a_node_that_restarts_has_forgotten_its_lanes_and_gets_new_ones() -> Non
     town.ask()
 
     assert [(outcome.end, outcome.attempts) for outcome in town.finish()] == [(End.DONE, 1)] * 2
+    assert town.gateway.lanes.take(town.all[0].peer).seq == 2
+
+
+def test_a_countersign_that_was_lost_is_claimed_and_comes_again() -> None:
+    """A wall stands between gateway and node for a moment, just when the countersign is on its way."""
+    town = SmallTown(nodes=1)
+    node, gateway = town.all[0], town.gateway
+    town.ask()
+    while not town.outcomes:
+        town.world.run(town.world.now + 0.001)
+    town.links.cut([gateway.peer], [node.peer])
+    town.world.run(town.world.now + 1.0)
+    town.links.heal([gateway.peer], [node.peer])
+    assert node.owing.totals(town.world.now) == [(gateway.peer, 8)]
+    assert node.earned == 0
+
+    town.world.run(town.world.now + 60.0)
+
+    assert node.owing.totals(town.world.now) == [(gateway.peer, 0)]
+    assert node.earned == gateway.books.accounts[node.peer].balance == 8
+    town.finish()
+
+
+def test_what_arrived_before_a_wall_is_paid_when_the_node_claims_it() -> None:
+    """The user's answer is cut in the middle; the node worked on, and has what had arrived: about half."""
+    town = SmallTown(nodes=1)
+    node, gateway = town.all[0], town.gateway
+    town.ask(out_units=800)
+    town.world.run(town.world.now + 7.0)
+    town.links.split([gateway.peer], [node.peer])
+    town.world.run(town.world.now + 4.0)
+    assert [(outcome.end, outcome.charge) for outcome in town.outcomes] == [(End.CUT, 0)]
+    town.links.join([gateway.peer], [node.peer])
+    town.world.run(town.world.now + 120.0)
+
+    assert gateway.books.accounts[node.peer].balance == node.earned
+    assert 2 + 48 * 0.4 < node.earned < 2 + 48 * 0.6
+    assert node.owing.totals(town.world.now) == [(gateway.peer, 0)]
+    town.finish()
 
 
 def test_a_partition_hides_nodes_until_it_heals() -> None:
