@@ -17,13 +17,15 @@ from cxp2p.client import connect
 from cxp2p.epoch_files import read_epoch
 from cxp2p.epochs import open_root
 from cxp2p.errors import EpochInvalid, PeerUnreachable, SettingsError, one_line
+from cxp2p.identity import new_identity
+from cxp2p.net.discover import offer_sequence
 from cxp2p.net.epochs import ask_epoch
+from cxp2p.net.libp2p import open_network
 from cxp2p.net.tasks import sole
 
 CHUNK_BYTES: Final = 64 * 1024
 HTTP_S: Final = 30.0
 MEET_S: Final = 15.0  # for a bootstrap peer to be met
-MEET_PAUSE_S: Final = 0.1
 ERROR_BYTES_MAX: Final = 64 * 1024
 BASE: Final = "/api/v1"
 
@@ -101,15 +103,17 @@ async def _compare(path: Path, bootstrap: Sequence[str]) -> None:
     with path.open("rb") as file:
         published = read_epoch(iter(lambda: file.read(CHUNK_BYTES), b""))
     root = published.root
-    async with connect(bootstrap) as net:
-        with trio.move_on_after(MEET_S):
-            while not net.network.connected():
-                await trio.sleep(MEET_PAUSE_S)
-        for other in await net.network.dht.get_roots(root.gateway, root.epoch):
+    async with open_network(
+        new_identity(), bootstrap=tuple(bootstrap), dht_server=False, offer_validator=offer_sequence
+    ) as network:
+        with trio.move_on_after(MEET_S) as patience:
+            await network.joined.wait()
+        if patience.cancelled_caught:
+            raise PeerUnreachable(f"none of the bootstrap peers answered in {MEET_S:g} s")
+        for other in await network.dht.get_roots(root.gateway, root.epoch):
             if open_root(other) != root:
-                raise EpochInvalid(
-                    f"{root.gateway} signed two roots for epoch {root.epoch}: the DHT has another", other
-                )
+                fault = f"{root.gateway} signed two roots for epoch {root.epoch}: the DHT has another"
+                raise EpochInvalid(fault, other)
 
 
 def _run(act: Callable[..., Awaitable[None]], *arguments: object) -> None:

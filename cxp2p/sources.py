@@ -34,7 +34,7 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
             "--bootstrap",
             multiple=True,
             envvar="CXP2P_BOOTSTRAP",
-            help="A way into the network: compares with the DHT.",
+            help="A peer to join through: the root is compared with the DHT's.",
         ),
         click.option("--gateway", help="Who published it: a URL, or an address that ends in /p2p/<peer id>."),
         click.option("--epoch", "number", type=click.IntRange(0, 10**18), help="Its number."),

@@ -155,7 +155,7 @@ def tell(running: Gateway, *, as_json: bool) -> None:
     if running.claim_url is not None:
         _tell_claim(running.claim_url, as_json=as_json)
     addresses = list(running.net.network.addresses)
-    facts: Facts = {"event": "ready", "peer": running.peer, "url": running.url, "addresses": addresses}
+    facts: dict[str, object] = {"event": "ready", "peer": running.peer, "url": running.url, "addresses": addresses}
     text = f"gateway {running.peer} at {running.url}/api/v1 (also /v1)"
     if running.metrics_url is not None:
         facts["metrics"] = running.metrics_url
