@@ -3,8 +3,9 @@
 Distances are the average round-trip times between ten cities that IBM Cloud published for 17 August to 15 September
 2024 (ibm-cloud-docs/vpc, `network-latency.md`, Table 1). Within a city 2 ms, as between two of its data centres.
 
-What homes add, and what gets lost, is an assumption in the range of the FCC's reports "Measuring Broadband America":
-see docs/simulations.md.
+What the last mile adds to a round trip is what the FCC measured at peak hours (A Report on Consumer Wireline Broadband
+Performance in the U.S., February 2013): 18 ms by fibre, 26 ms by cable, 44 ms by DSL. Bandwidth, loss and how many
+have which line are assumptions: see docs/simulations.md.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Access(Enum):
     DATA_CENTRE = auto()
     FIBRE = auto()
     CABLE = auto()
+    DSL = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,9 @@ class Line:
 LINES: Final = MappingProxyType(
     {
         Access.DATA_CENTRE: Line(0.2, 125e6, 125e6, 0.00001),
-        Access.FIBRE: Line(10.0, 25e6, 12.5e6, 0.0005),
-        Access.CABLE: Line(22.0, 12.5e6, 1.25e6, 0.002),
+        Access.FIBRE: Line(18.0, 25e6, 12.5e6, 0.0005),
+        Access.CABLE: Line(26.0, 12.5e6, 1.25e6, 0.002),
+        Access.DSL: Line(44.0, 4e6, 0.75e6, 0.002),
     }
 )
 JITTER: Final = 0.1  # the mean of what queues on the way add, as a part of the trip: exponential
@@ -98,8 +101,8 @@ class Place:
 
 
 def drawn_place(rng: Random, cities: Iterable[str] = CITIES) -> Place:
-    """Some city, and a connection: half of the peers are on fibre, a third on cable, the rest in data centres."""
-    access = rng.choices((Access.FIBRE, Access.CABLE, Access.DATA_CENTRE), (50, 33, 17))[0]
+    """Some city, and a connection: 40 of 100 have fibre, 30 cable, 10 DSL; 20 are in data centres."""
+    access = rng.choices((Access.FIBRE, Access.CABLE, Access.DSL, Access.DATA_CENTRE), (40, 30, 10, 20))[0]
     return Place(rng.choice(list(cities)), access)
 
 
@@ -113,6 +116,7 @@ class Links:
         self.on_change: Callable[[Iterable[str] | None], None] = _nobody  # told of whom; None: of anybody
         self._walls: list[_Wall] = []
         self._down: set[str] = set()
+        self._rngs: dict[str, Random] = {}
 
     def place(self, peer: str, place: Place) -> None:
         """Puts a peer on the map."""
@@ -122,7 +126,7 @@ class Links:
         """How long a message takes now, one way: the way, jitter, what is sent again, and its own bytes."""
         here, there = self.places[source], self.places[target]
         one, other = LINES[here.access], LINES[there.access]
-        rng = self.world.rng("link " + source)
+        rng = self._rngs.get(source) or self._rng(source)
         trip_s = (ROUND_TRIP_MS[here.city, there.city] + one.round_trip_ms + other.round_trip_ms) / 1000
         way_s = trip_s / 2 * (1.0 + rng.expovariate(1.0 / JITTER))
         again_s = max(RESEND_S_MIN, 2 * trip_s)
@@ -133,6 +137,11 @@ class Links:
         if self.extra_ms:
             way_s += (self.extra_ms.get(source, 0.0) + self.extra_ms.get(target, 0.0)) / 1000
         return way_s
+
+    def _rng(self, source: str) -> Random:
+        """Each peer's messages are delayed by chances of its own."""
+        rng = self._rngs[source] = self.world.rng("link " + source)
+        return rng
 
     def send(self, source: str, target: str, size_bytes: int, act: Act, *arguments: Any) -> None:
         """Calls `act` when the message arrives; never, if something is in the way then or now."""
