@@ -25,6 +25,7 @@ TIE_SPREAD = 0.15  # equal nodes share the load; a clearly better one still wins
 REFUSALS_SHY = 2  # in a row, without a job done between them
 WORTH_WAITING_MS = 500.0  # longer than for the best node, for the one that may have the beginning of a prompt already
 DEAR = 4  # a node that costs more than so many times the usual is asked when no other is left
+CHEAP = 0.5  # of the usual: who asks for less than that draws no more jobs by it
 
 BYTES_PER_UNIT_SURE = 3  # a prompt of so many bytes for each unit of context is too long; most words give four
 
@@ -104,10 +105,11 @@ def too_dear(faults: Iterable[Fault]) -> bool:
 
 
 def rank(candidates: Iterable[Candidate], tried: Collection[str], rng: Random, now: float) -> list[Candidate]:
-    """Candidates that were not tried, best first: least estimated wait, with a random spread of 15 % between equals.
+    """Candidates that were not tried, best first: least estimated wait times price, with a random spread of 15 %.
 
-    Those that said lately that they are full come after all others, and so do those that said it again and again, and
-    those that are dear: none can draw every job by what it says of its own speed. Vectors and speech go where fewest
+    A node that is twice as dear must be twice as quick, or prices would go up for ever. Those that said lately that
+    they are full come after all others, and so do those that said it again and again, and those that are dear: none
+    can draw every job by what it says of its own speed, or by working for nothing. Vectors and speech go where fewest
     of ours are.
     """
     live = list(candidates)
@@ -120,7 +122,7 @@ def rank(candidates: Iterable[Candidate], tried: Collection[str], rng: Random, n
                 unit_price(capability) > DEAR * usual,
                 *crowd(entry, capability),
             ),
-            wait_ms(entry, capability, now) * (1 + rng.uniform(0, TIE_SPREAD)),
+            wait_ms(entry, capability, now) * dearness(capability, usual) * (1 + rng.uniform(0, TIE_SPREAD)),
             rng.random(),
             entry,
             capability,
@@ -168,6 +170,11 @@ def usual_price(candidates: Iterable[Candidate]) -> int:
     """The median of what a unit costs at these nodes."""
     prices = sorted(unit_price(capability) for _, capability in candidates)
     return prices[(len(prices) - 1) // 2] if prices else 0
+
+
+def dearness(capability: Capability, usual: int) -> float:
+    """By how much its price makes a wait there seem longer, or shorter: 1 at the usual price."""
+    return max(CHEAP, unit_price(capability) / usual) if usual else 1.0
 
 
 def with_room(candidates: Iterable[Candidate], now: float) -> list[Candidate]:

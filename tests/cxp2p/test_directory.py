@@ -13,7 +13,7 @@ from cxp2p.directory import ALIVE_S, SUSPEND_S_MAX, Directory, Via
 from cxp2p.errors import RemoteProtocolError
 from cxp2p.identity import identity_from_seed
 from cxp2p.net.discover import hint_key, hint_keys, offer_sequence
-from cxp2p.records import Load, Offer, Service
+from cxp2p.records import Load, Offer, Prices, Service
 from cxp2p.routing import rank, wait_ms
 from worlds import EPOCH_MS, capability
 
@@ -218,6 +218,34 @@ def test_equal_nodes_share_the_load() -> None:
     first = [rank(found, (), Random(seed), 0.0)[0][0].offer.peer for seed in range(400)]
 
     assert all(60 < first.count(peer) < 140 for peer in PEERS[:4])
+
+
+def firsts(*levels: float, first_piece_ms: tuple[int, ...] = ()) -> list[int]:
+    """How often each of some nodes is ranked first, whose prices are so many times the usual."""
+    directory = Directory()
+    for number, level in enumerate(levels):
+        waits = first_piece_ms[number] if first_piece_ms else 100
+        load = Load(running=0, queued=0, first_piece_ms=waits, units_per_s=10, loading_ms=0)
+        prices = Prices(input=round(20_000 * level), output=round(60_000 * level))
+        learn(directory, offer(PEERS[number], capabilities=(capability(load=load, prices=prices),)))
+        directory.beat(PEERS[number], 0.0)
+    found = directory.candidates(Service.CHAT, "echo", EPOCH_MS, 0.0)
+    first = [rank(found, (), Random(seed), 0.0)[0][0].offer.peer for seed in range(200)]
+    return [first.count(peer) for peer in PEERS[: len(levels)]]
+
+
+def test_of_equal_nodes_the_cheaper_one_is_asked_and_a_dear_one_must_be_quick() -> None:
+    """What counts is wait times price: half the price makes up for twice the wait, and not for more."""
+    assert firsts(1.0, 0.8, 1.0) == [0, 200, 0]
+    assert firsts(2.0, 1.0, 1.0, first_piece_ms=(40, 100, 100))[0] == 200
+    assert firsts(2.0, 1.0, 1.0, first_piece_ms=(60, 100, 100))[0] == 0
+
+
+def test_who_works_for_nothing_draws_no_more_than_who_asks_for_half() -> None:
+    """A price of nothing costs a liar nothing, so it counts for no more than half; without prices all are equal."""
+    assert firsts(1.0, 0.0, 1.0, first_piece_ms=(100, 240, 100))[1] == 0
+    assert min(firsts(0.0, 0.5, 1.0, 1.0, 1.0)[:2]) > 60
+    assert min(firsts(0.0, 0.0)) > 60
 
 
 @given(st.text(min_size=1, max_size=128))
