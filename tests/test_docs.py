@@ -174,6 +174,7 @@ def test_the_help_of_make_is_complete() -> None:
         "test",
         "check",
         "bench",
+        "simulate",
         "clean",
         "help",
     ]
