@@ -11,7 +11,7 @@ from cxp2p.net.epochs import Absent
 from cxp2p.receipts import Calendar
 from cxp2p.wire import encode
 from cxp2p_gateway.store.epoch_rows import START, EpochRow
-from cxp2p_gateway.store.epochs import EpochBooks, NotProven
+from cxp2p_gateway.store.epochs import EpochBooks, NotProven, Proven, Why
 
 NEWEST = 2**63 - 1  # above every epoch
 
@@ -68,20 +68,27 @@ class EpochArchive:
     async def included(self, receipt_hash: bytes) -> Inclusion:
         """A root, and where a receipt stands under it. Raises Absent."""
         found = await self.books.proof(receipt_hash)
-        match found:
-            case NotProven.UNKNOWN:
-                raise Absent(AbsentCode.UNKNOWN, "this receipt counts for no epoch here")
-            case NotProven.OPEN:
-                now_ms = self._wall_ms()
-                epoch = self.calendar.epoch_of(max(0, now_ms - self.calendar.grace_ms))
-                wait_ms = max(1, self.calendar.closes_at_ms(epoch) - now_ms)
-                raise Absent(AbsentCode.OPEN, "the epoch of this receipt is not closed yet", wait_ms)
-            case NotProven.GONE:
-                raise Absent(AbsentCode.GONE, "this receipt is no longer kept here")
-        place = Place(
-            receipt=found.pair.receipt_envelope,
-            countersign=found.pair.countersign_envelope,
-            index=found.proof.index,
-            path=tuple(node.packed() for node in found.proof.path),
-        )
-        return Inclusion(root=found.root_envelope, place=place)
+        if isinstance(found, NotProven):
+            raise self._absent(found)
+        return inclusion_of(found)
+
+    def _absent(self, found: NotProven) -> Absent:
+        match found.why:
+            case Why.UNKNOWN:
+                return Absent(AbsentCode.UNKNOWN, "this receipt counts for no epoch here")
+            case Why.OPEN:
+                wait_ms = self.calendar.closes_at_ms(found.epoch or 0) - self._wall_ms()
+                return Absent(AbsentCode.OPEN, "the epoch of this receipt is not closed yet", max(1, wait_ms))
+            case Why.GONE:
+                return Absent(AbsentCode.GONE, "this receipt is no longer kept here")
+
+
+def inclusion_of(found: Proven) -> Inclusion:
+    """A kept proof as it is told."""
+    place = Place(
+        receipt=found.pair.receipt_envelope,
+        countersign=found.pair.countersign_envelope,
+        index=found.proof.index,
+        path=tuple(node.packed() for node in found.proof.path),
+    )
+    return Inclusion(root=found.root_envelope, place=place)

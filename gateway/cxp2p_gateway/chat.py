@@ -123,6 +123,7 @@ class ChatEndpoint(JobEndpoint):
             await run_choices(work, self._door, self._schemas, hold, ended)
             nursery.cancel_scope.cancel()
         _check_end(work)
+        note_outcomes(work.exchange, work.outcomes)
         await send_json(asked.whole(work), send, (("x-cx-generation-id", work.generation),))
 
     async def _streamed(self, work: Work, script: Script, receive: Receive, send: Send) -> None:

@@ -10,8 +10,10 @@ from cxp2p.epochs import Inclusion, open_entry, open_root
 from cxp2p.kept_files import jsonable
 from cxp2p.receipts import Calendar
 from cxp2p.wire import encode
+from cxp2p_gateway.archive import inclusion_of
 from cxp2p_gateway.moments import moment
 from cxp2p_gateway.store.epoch_rows import EpochRow
+from cxp2p_gateway.store.epochs import NotProven, Proven, Why
 
 LATEST_MS: Final = 253_402_300_799_999  # the end of the year 9999: what a date can be
 
@@ -36,6 +38,22 @@ def epoch_object(row: EpochRow, calendar: Calendar) -> dict[str, object]:
         "is_kept": row.is_whole,
         "root": envelope_object(open_root(row.envelope), row.envelope),
     }
+
+
+def standing_object(found: Proven | NotProven, calendar: Calendar) -> dict[str, object]:
+    """Where a receipt stands: `held` until its epoch is closed, then `counted`, with its proof; later `dropped`.
+
+    `uncounted`: it counts for no epoch, because it came too late or before there were any.
+    """
+    if isinstance(found, Proven):
+        inclusion = inclusion_of(found)
+        told: dict[str, object] = {"state": "counted", "epoch": open_root(inclusion.root).epoch}
+        return {"counts": told, "inclusion": base64.b64encode(encode(inclusion)).decode()}
+    state = {Why.OPEN: "held", Why.GONE: "dropped", Why.UNKNOWN: "uncounted"}[found.why]
+    told = {"state": state, "epoch": found.epoch}
+    if found.why is Why.OPEN and found.epoch is not None:
+        told["closes_at"] = moment(min(calendar.closes_at_ms(found.epoch), LATEST_MS))
+    return {"counts": told, "inclusion": None}
 
 
 def inclusion_object(inclusion: Inclusion) -> dict[str, object]:

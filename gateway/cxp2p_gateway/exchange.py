@@ -56,6 +56,7 @@ class Exchange:
     """What is known of one request so far. `status` 0: nothing was answered yet; `streaming`: events are being sent.
 
     `route`: the path's pattern under its base, once one was found. `answered_at`: when the status line was sent.
+    `receipt`: SHA-256 of the last one that was signed for it, once there is one.
     `is_page`: it is for a person's browser, and no other site's script may read it; `as_page` shows faults there.
     """
 
@@ -80,6 +81,7 @@ class Exchange:
     complete: bool = False
     gone: bool = False
     error_code: str | None = None
+    receipt: str = ""
     notes: dict[str, str | int | bool] = field(default_factory=dict)
 
     def will_stream(self, streamed: bool) -> None:

@@ -14,13 +14,14 @@ import cxp2p
 from cxp2p.client import Settlement
 from cxp2p.egress import EgressRules, rules_of
 from cxp2p.known_models import name_of
+from cxp2p.receipts import digest
 from cxp2p_gateway import openai
 from cxp2p_gateway.asking import Door, ModelCard
 from cxp2p_gateway.chat import ChatEndpoint
 from cxp2p_gateway.completions import completion_of
 from cxp2p_gateway.dashboard.routes import Dashboard
 from cxp2p_gateway.embeddings import EmbeddingsEndpoint
-from cxp2p_gateway.epoch_answers import envelope_object
+from cxp2p_gateway.epoch_answers import envelope_object, standing_object
 from cxp2p_gateway.epoch_endpoints import epoch_routes
 from cxp2p_gateway.exchange import Exchange, Outside, log_exchange
 from cxp2p_gateway.faults import Base, Condition, Fault
@@ -240,7 +241,11 @@ class _Receipt:
     async def __call__(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         generation = scope["path_params"]["generation"]
         assert exchange.caller is not None
-        signed = [_signed(settlement) for settlement in await self.door.receipts(exchange.caller, generation)]
+        settled = await self.door.receipts(exchange.caller, generation)
+        archive = self.door.archive
+        found = await archive.books.proofs([digest(each.receipt_envelope) for each in settled])
+        standing = [standing_object(each, archive.calendar) for each in found]
+        signed = [{**_signed(each), **stands} for each, stands in zip(settled, standing, strict=True)]
         if not signed:
             raise Fault(Condition.RECEIPT_UNKNOWN)
         await send_json({"id": generation, "object": "receipt", **signed[-1], "data": signed}, send)

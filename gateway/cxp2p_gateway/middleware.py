@@ -26,6 +26,7 @@ from cxp2p_gateway.store import StoreUnavailable
 log = logging.getLogger("cxp2p.gateway.http")
 
 HEADERS_BYTES_MAX: Final = 64 * 1024
+HTTP_OK: Final = 200
 HTTP_VERSIONS: Final = ("1.0", "1.1")
 
 ALLOWED_HEADERS: Final = (
@@ -63,6 +64,8 @@ EXPOSED_HEADERS: Final = (
     "retry-after",
     *(f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
     "x-cx-generation-id",
+    "x-cx-receipt",
+    "x-cx-receipt-url",
     "x-cx-processing-ms",
     "x-cx-voice",
     "x-cx-audio-seconds",
@@ -285,6 +288,10 @@ def common_headers(exchange: Exchange, now: float) -> list[tuple[bytes, bytes]]:
     if not exchange.is_page:
         headers.append(("access-control-allow-origin", "*"))
         headers.append(("access-control-expose-headers", ", ".join(EXPOSED_HEADERS)))
+    if "generation" in exchange.notes and exchange.status == HTTP_OK:
+        headers.append(("x-cx-receipt-url", f"{exchange.base.value}/receipts/{exchange.notes['generation']}"))
+    if exchange.receipt:
+        headers.append(("x-cx-receipt", exchange.receipt))
     if exchange.client_request_id is not None:
         headers.append(("x-client-request-id", exchange.client_request_id))
     return encoded(headers)

@@ -12,6 +12,7 @@ import trio
 from starlette.types import Receive
 
 from cxp2p.client import Outcome, Took
+from cxp2p.receipts import digest
 from cxp2p_gateway.asking import Overloaded
 from cxp2p_gateway.exchange import Exchange
 from cxp2p_gateway.faults import Condition, Fault
@@ -70,8 +71,10 @@ def wants_cx(exchange: Exchange) -> bool:
 
 
 def note_outcomes(exchange: Exchange, outcomes: Sequence[Outcome]) -> None:
-    """What the access log says of the jobs of a request that were done."""
+    """What the access log says of the jobs of a request that were done, and which receipt its answer names."""
     agreed = [outcome.settlement.countersign for outcome in outcomes]
+    if outcomes:
+        exchange.receipt = digest(outcomes[-1].settlement.receipt_envelope).hex()
     exchange.notes |= {
         "node": ",".join(dict.fromkeys(outcome.node for outcome in outcomes)),
         "attempts": sum(outcome.attempts for outcome in outcomes),

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message
 from cxp2p.client import Embeddings, Emit, Hear, Judge, Outcome, Scraped, Settlement, Spoken, Took
 from cxp2p.embed import Input
 from cxp2p.errors import AnswerRefused, NoNode
+from cxp2p.receipts import digest
 from cxp2p.records import (
     ChatJob,
     Countersign,
@@ -181,6 +182,9 @@ class MemoryDoor(MemoryBooks):
         await trio.lowlevel.checkpoint()
         kept = self.kept.get(generation, [])
         return tuple(settlement for account, settlement in kept if account == caller.account)
+
+
+RECEIPT = digest(b"receipt envelope").hex()  # how that of `settlement_of` is named
 
 
 def outcome_of(finish: Finish = Finish.STOP) -> Outcome:

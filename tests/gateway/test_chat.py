@@ -13,7 +13,7 @@ from cxp2p.records import FailureCode, Finish, RefusalCode
 from cxp2p_gateway import chat, choices, waiting
 from cxp2p_gateway.asking import Overloaded
 from cxp2p_gateway.waiting import Patience
-from doors import CHAT, NODE, Answer, MemoryDoor, ask, chat_body, fails, front, hangs, says
+from doors import CHAT, NODE, RECEIPT, Answer, MemoryDoor, ask, chat_body, fails, front, hangs, says
 from test_faults import NO_PROVISIONS
 
 ALIAS = "/v1/chat/completions"
@@ -24,6 +24,7 @@ CX = {
     "queue_ms": 3,
     "route": "load",
     "found": {"via": "dht", "lookup_ms": 41},
+    "receipt": RECEIPT,
 }
 
 

@@ -17,7 +17,7 @@ from cxp2p.testing import make_identity
 from cxp2p_gateway.closing import Closing, entry_of
 from cxp2p_gateway.store import Store
 from cxp2p_gateway.store.epoch_rows import EpochPair
-from cxp2p_gateway.store.epochs import EpochBooks, NotProven, Proven
+from cxp2p_gateway.store.epochs import EpochBooks, NotProven, Proven, Why
 from hours import EPOCH, GATEWAY, NODES, RULES_HASH, entry, receipt_of, seal
 from test_store import KEY, USER, Clock, clock, generation, store
 
@@ -99,7 +99,7 @@ async def test_every_receipt_gets_its_proof(store: Store, clock: Clock, count: i
     books = await opened(store)
     entries = [entry(number % 3, number) for number in range(count)]
     await settle(store, *entries)
-    assert await books.proof(entries[0].countersign.receipt_hash) is NotProven.OPEN
+    assert await books.proof(entries[0].countersign.receipt_hash) == NotProven(Why.OPEN, EPOCH)
     clock.wall_ms = CLOSES_MS
     await closing(books, clock).close_next()
 
@@ -114,7 +114,7 @@ async def test_every_receipt_gets_its_proof(store: Store, clock: Clock, count: i
             receipt_envelope=each.receipt_envelope,
             countersign_envelope=each.countersign_envelope,
         )
-    assert await books.proof(b"x" * 32) is NotProven.UNKNOWN
+    assert await books.proof(b"x" * 32) == NotProven(Why.UNKNOWN)
 
 
 async def test_what_comes_late_counts_later_or_never(store: Store, clock: Clock) -> None:
@@ -131,7 +131,7 @@ async def test_what_comes_late_counts_later_or_never(store: Store, clock: Clock)
     rows = [await closing(books, clock).close_next() for _ in range(3)]
 
     assert [(row.epoch, row.count) for row in rows if row] == [(EPOCH, 1), (EPOCH + 1, 2)]
-    assert await books.proof(too_late.countersign.receipt_hash) is NotProven.UNKNOWN
+    assert await books.proof(too_late.countersign.receipt_hash) == NotProven(Why.UNKNOWN)
 
 
 async def test_roots_are_a_chain_over_empty_hours(store: Store, clock: Clock) -> None:
@@ -186,7 +186,7 @@ async def test_receipts_wait_for_their_root(store: Store, clock: Clock) -> None:
     row = await books.root(GATEWAY.peer, EPOCH)
     assert row is not None
     assert (row.count, row.is_whole) == (6, False)
-    assert await books.proof(entries[5].countersign.receipt_hash) is NotProven.GONE
+    assert await books.proof(entries[5].countersign.receipt_hash) == NotProven(Why.GONE, EPOCH)
     assert len(await books.pairs(GATEWAY.peer, EPOCH)) == 2
 
 

@@ -32,7 +32,7 @@ from cxp2p_gateway.http import make_app
 from cxp2p_gateway.long_answers import WRITE_BYTES
 from cxp2p_gateway.openai import EmbedRules
 from cxp2p_gateway.waiting import Patience
-from doors import KEY, NODE, Answer, MemoryDoor, ask, chat_body, front, hangs, outcome_of
+from doors import KEY, NODE, RECEIPT, Answer, MemoryDoor, ask, chat_body, front, hangs, outcome_of
 from embedders import vector_of
 from test_faults import NO_PROVISIONS
 
@@ -46,6 +46,7 @@ CX = {
     "queue_ms": 3,
     "route": "load",
     "found": {"via": "dht", "lookup_ms": 41},
+    "receipt": RECEIPT,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,15 @@ from cxp2p.epoch_files import read_epoch
 from cxp2p.epochs import Inclusion, check_inclusion, open_root
 from cxp2p.errors import EpochInvalid
 from cxp2p.kept_files import settlements_in
-from cxp2p.receipts import HOURS
+from cxp2p.receipts import HOURS, digest
 from cxp2p.wire import decode
+from cxp2p_gateway.epoch_answers import standing_object
 from cxp2p_gateway.epoch_endpoints import FILES_AT_ONCE_MAX
 from cxp2p_gateway.http import BASES, Front
 from cxp2p_gateway.openapi.document import ALL, document
+from cxp2p_gateway.store.epochs import NotProven, Why
 from cxp2p_gateway.store.memory import memory_store
-from doors import Answer, MemoryDoor, ask, front
+from doors import CHAT, Answer, MemoryDoor, ask, chat_body, front
 from hours import EPOCH, GATEWAY, entry
 from test_closing import BEGIN_MS, CLOSES_MS, closing, opened, settle
 from test_store import Clock
@@ -182,6 +185,64 @@ async def test_what_was_dropped_is_gone(shown: Shown, autojump_clock: MockClock)
     assert (row["receipts"], row["is_kept"]) == (9, False)
     assert "no longer kept" in (await gone.get(f"/epochs/{EPOCH}/file")).json()["error"]["message"]
     assert (await gone.get(f"/epochs/{EPOCH}/proof/{NAME}")).status == 404
+
+
+NOT_COUNTED = {"counts": {"state": "uncounted", "epoch": None}, "inclusion": None}
+
+
+async def test_a_receipt_says_where_it_stands(autojump_clock: MockClock) -> None:
+    """Held until its epoch is closed, then counted, with the proof that `cxp2p receipt verify` checks."""
+    clock = Clock()
+    store = memory_store(clock)
+    books = await opened(store)
+    door = MemoryDoor(books=store)
+    each = ENTRIES[0]
+    answers = []
+    for at_ms in (BEGIN_MS, CLOSES_MS):
+        if at_ms == BEGIN_MS:
+            await settle(store, each)
+        clock.wall_ms = at_ms
+        await closing(books, clock).close_next()
+        (found,) = await books.proofs([each.countersign.receipt_hash])
+        answers.append(standing_object(found, HOURS))
+
+    held, counted = answers
+    assert held == {
+        "counts": {"state": "held", "epoch": EPOCH, "closes_at": "2027-01-15T09:10:00.000Z"},
+        "inclusion": None,
+    }
+    assert counted["counts"] == {"state": "counted", "epoch": EPOCH}
+    assert standing_object(NotProven(Why.UNKNOWN), HOURS) == NOT_COUNTED
+    assert standing_object(NotProven(Why.GONE, EPOCH), HOURS)["counts"] == {"state": "dropped", "epoch": EPOCH}
+    job = {
+        "receipt": {"envelope": base64.b64encode(each.receipt_envelope).decode()},
+        "countersign": {"envelope": base64.b64encode(each.countersign_envelope).decode()},
+        **counted,
+    }
+    (settled,) = settlements_in(json.dumps(job).encode())
+    assert settled.root is not None
+    assert settled.root.epoch == EPOCH
+    other = {**job, "inclusion": standing_object(await books.proof(ENTRIES[0].countersign.receipt_hash), HOURS)}
+    assert door.archive.calendar == HOURS
+    with pytest.raises(EpochInvalid, match=r"inclusion is missing, expected base64"):
+        settlements_in(json.dumps(other).encode())
+
+
+async def test_an_answer_names_its_receipt(autojump_clock: MockClock) -> None:
+    """By its SHA-256 and where it is told; an event stream by where, and its last event by the SHA-256."""
+    app = front(MemoryDoor())
+    answer = await ask(app, "POST", CHAT, body=chat_body())
+    told = await ask(app, "GET", answer.headers["x-cx-receipt-url"])
+    envelope = base64.b64decode(told.json()["receipt"]["envelope"])
+    assert answer.headers["x-cx-receipt"] == digest(envelope).hex()
+    assert told.json()["counts"]["state"] == "uncounted"
+    assert {"x-cx-receipt", "x-cx-receipt-url"} <= set(answer.headers["access-control-expose-headers"].split(", "))
+
+    streamed = await ask(app, "POST", CHAT, body=chat_body(stream=True), headers={"X-Cx-Metadata": "enabled"})
+    told = await ask(app, "GET", streamed.headers["x-cx-receipt-url"])
+    envelope = base64.b64decode(told.json()["receipt"]["envelope"])
+    assert "x-cx-receipt" not in streamed.headers
+    assert streamed.events()[-2]["cx"]["receipt"] == digest(envelope).hex()
 
 
 @given(st.data())

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from cxp2p_gateway.http import BASES
 from cxp2p_gateway.middleware import Admitted, Methods, bearer_token
+from cxp2p_gateway.openapi.epochs import EPOCH_OPERATIONS
 from doors import CHAT, KEY, OTHER_KEY, USER, Answer, MemoryDoor, ask, card, chat_body, front, says
 
 READY = MemoryDoor(cards=(card(),))
@@ -63,7 +64,7 @@ async def test_who_has_no_key_gets_in_nowhere(
 
 
 def test_every_route_is_protected_or_changes_nothing() -> None:
-    """Enumerated: what is not behind a key is GET, and only health, readiness and what describes the gateway."""
+    """Enumerated: what is not behind a key is GET, and only health, readiness, epochs and documents."""
     open_paths = set()
     for route in front(READY).routes:
         assert isinstance(route.app, Methods)
@@ -73,7 +74,7 @@ def test_every_route_is_protected_or_changes_nothing() -> None:
                 open_paths.add(route.path)
     assert open_paths == {
         base + path for base in ("", *BASES) for path in ("/health", "/ready", "/openapi.json", "/docs")
-    }
+    } | {base + path for base in BASES for path in EPOCH_OPERATIONS}
 
 
 @pytest.mark.parametrize(
@@ -135,8 +136,9 @@ async def test_a_receipt_is_its_accounts_own(autojump_clock: MockClock) -> None:
     app = front(MemoryDoor())
     made = (await ask(app, "POST", CHAT, body=chat_body())).json()["id"]
     receipt = await ask(app, "GET", f"/api/v1/receipts/{made}")
-    assert receipt.json().keys() == {"id", "object", "order", "receipt", "countersign", "data"}
-    assert receipt.json()["data"] == [{name: receipt.json()[name] for name in ("order", "receipt", "countersign")}]
+    parts = ("order", "receipt", "countersign", "counts", "inclusion")
+    assert receipt.json().keys() == {"id", "object", *parts, "data"}
+    assert receipt.json()["data"] == [{name: receipt.json()[name] for name in parts}]
     other = await ask(app, "GET", f"/api/v1/receipts/{made}", key=OTHER_KEY)
     assert (other.status, other.json()) == (404, {"error": "No receipt under this id"})
 

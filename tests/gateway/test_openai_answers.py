@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cxp2p.records import CallPart, Finish, Piece
 from cxp2p_gateway import openai
 from cxp2p_gateway.openai import Chunks, chat_ask
-from doors import chat_body, outcome_of, settlement_of
+from doors import RECEIPT, chat_body, outcome_of, settlement_of
 
 
 def data(event: bytes) -> Any:
@@ -154,6 +154,7 @@ def test_a_whole_answer_has_exactly_openais_shape() -> None:
         "queue_ms": 3,
         "route": "load",
         "found": {"via": "dht", "lookup_ms": 41},
+        "receipt": RECEIPT,
     }
 
 

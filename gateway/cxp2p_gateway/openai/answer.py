@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cxp2p.client import Outcome, Settlement
+from cxp2p.receipts import digest
 from cxp2p.records import CallPart, Finish, Logprob, Piece
 from cxp2p_gateway import sse
 from cxp2p_gateway.openai.ask import ChatAsk
@@ -227,6 +228,7 @@ def cx_object(outcome: Outcome, refused: int = 0) -> dict[str, object]:
         "queue_ms": outcome.queued_ms,
         "route": "load",
         "found": {"via": outcome.found_via, "lookup_ms": outcome.lookup_ms},
+        "receipt": digest(outcome.settlement.receipt_envelope).hex(),
     }
 
 

@@ -21,6 +21,7 @@ ALWAYS: Final[dict[str, tuple[str, Schema]]] = {
 }
 OF_WORK: Final[dict[str, tuple[str, Schema]]] = {
     "x-cx-generation-id": ("Names the answer; its receipt is found by it.", text(1)),
+    "x-cx-receipt-url": ("Where what both sides signed about it is told.", text(1)),
 }
 OF_ERRORS: Final[dict[str, tuple[str, Schema]]] = {
     "x-error-code": ("What went wrong, for programs.", text(1)),

@@ -38,6 +38,13 @@ SIGNED: Final = {
     name: given({"envelope": text(contentEncoding="base64"), "fields": {"type": "object"}})
     for name in ("order", "receipt", "countersign")
 }
+STANDING: Final = {
+    "counts": given(
+        {"state": one_of(["held", "counted", "dropped", "uncounted"]), "epoch": maybe(whole(0))},
+        {"closes_at": maybe(text(format="date-time"))},
+    ),
+    "inclusion": maybe(text(contentEncoding="base64")),
+}
 PAGE: Final = given({"url": text(), "content": text(), "success": flag(), "metadata": METADATA})
 FAILED: Final = given({"error": text(), "code": text(examples=[each.value for each in PageFault])})
 
@@ -60,7 +67,9 @@ SCHEMAS: Final[dict[str, Schema]] = {
         {"results": many({**PAGE, "if": {"properties": {"success": {"const": False}}}, "then": FAILED}, 1)},
         {"cx": ref("Cx")},
     ),
-    "Signed": given({"id": text(), "object": just("receipt"), **SIGNED, "data": many(given(SIGNED), 1)}),
+    "Signed": given(
+        {"id": text(), "object": just("receipt"), **SIGNED, **STANDING, "data": many(given(SIGNED | STANDING), 1)}
+    ),
     "Error": any_of(
         given({"error": text()}),
         given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -16,12 +17,20 @@ ROOTS_MAX: Final = 100  # in one answer
 PAIRS_MAX: Final = 256  # read at once, 1.5 KB each
 
 
-class NotProven(Enum):
-    """Why there is no proof of a receipt."""
+class Why(Enum):
+    """Why there is no proof of a receipt: it counts for no epoch, or for one that is open; it was dropped."""
 
     UNKNOWN = "unknown"
     OPEN = "open"
     GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class NotProven:
+    """A receipt of which there is no proof, and the epoch that it counts for."""
+
+    why: Why
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,19 +114,23 @@ class EpochBooks:
 
     async def proof(self, receipt_hash: bytes) -> Proven | NotProven:
         """Where a receipt stands, under the root of its epoch."""
-        return await self._store.read(lambda tables: _proven(tables, receipt_hash))
+        return (await self.proofs([receipt_hash]))[0]
+
+    async def proofs(self, receipt_hashes: Sequence[bytes]) -> list[Proven | NotProven]:
+        """Where each of some receipts stands."""
+        return await self._store.read(lambda tables: [_proven(tables, each) for each in receipt_hashes])
 
 
 def _proven(tables: Tables, receipt_hash: bytes) -> Proven | NotProven:
     entry = tables.epoch_entry(receipt_hash)
     if entry is None:
-        return NotProven.UNKNOWN
+        return NotProven(Why.UNKNOWN)
     row = tables.epoch(entry.gateway, entry.epoch)
     if row is None or row.envelope is None:
-        return NotProven.OPEN
+        return NotProven(Why.OPEN, entry.epoch)
     pairs = tables.epoch_pairs(entry.gateway, entry.epoch, _before(entry.key), 1)
     if not row.is_whole or not pairs or pairs[0].entry != entry:
-        return NotProven.GONE
+        return NotProven(Why.GONE, entry.epoch)
     blocks = tables.epoch_blocks(entry.gateway, entry.epoch)
     number = bisect_right([block.key for block in blocks], entry.key) - 1
     nodes = [unpacked(block.packed) for block in blocks]

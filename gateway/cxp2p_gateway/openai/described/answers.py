@@ -31,6 +31,7 @@ ONE_CX: Final = given(
         "queue_ms": COUNT,
         "route": text(),
         "found": given({"via": text(), "lookup_ms": COUNT}),
+        "receipt": text(pattern="^[0-9a-f]{64}$"),
     }
 )
 
