@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import click
 import trio
 
 from cxp2p.net.tasks import sole
 from demo.asking import ask_plain, ask_streamed, wait_until_ready
+from demo.closing import close_and_check
 from demo.network import EMBED_MODEL, MODEL, VOICE, DemoError, Network, network
 from demo.scraping import scrape
 from demo.speaking import speak
@@ -23,13 +24,14 @@ from demo.speaking import speak
 STATE = Path(".state/demo").resolve()
 PORT = 8080
 
+T = TypeVar("T")
 Main: TypeAlias = Callable[..., Awaitable[None]]
 
 
 @click.group(invoke_without_command=True)
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Start a whole network on this machine, ask it, print the answers and the verified receipts."""
+    """Start a whole network on this machine, ask it, print the answers, the verified receipts and epochs."""
     if ctx.invoked_subcommand is None:
         _run(_demo)
 
@@ -58,10 +60,13 @@ async def _demo() -> None:
         for node in running.nodes:
             click.echo(f"  {node.name} is {node.fact('ready', 'peer')}")
         click.echo(f"  gateway found both after {time.monotonic() - started:.1f} s: {running.base_url}")
-        await _in_thread(ask_streamed, running)
-        await _in_thread(ask_plain, running)
-        await _in_thread(scrape, running, running.page)
-        await _in_thread(speak, running)
+        generations = [
+            await _in_thread(ask_streamed, running),
+            await _in_thread(ask_plain, running),
+            await _in_thread(scrape, running, running.page),
+            await _in_thread(speak, running),
+        ]
+        await _in_thread(close_and_check, running, generations)
     click.echo("\nNext: `make up` leaves this network running and prints a key to use it with.")
 
 
@@ -120,9 +125,9 @@ curl -N {access["base_url"]}/chat/completions \\
 Ctrl-C stops it. Logs are in {state / "logs"}.""")
 
 
-async def _in_thread(work: Callable[..., object], *arguments: object) -> None:
+async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
     """Runs what blocks; a cancel leaves it behind, and the end of this process ends it."""
-    await trio.to_thread.run_sync(work, *arguments, abandon_on_cancel=True)  # type: ignore[call-arg]
+    return await trio.to_thread.run_sync(work, *arguments, abandon_on_cancel=True)  # type: ignore[call-arg]
 
 
 async def _tell_end(name: str, process: trio.Process) -> None:

@@ -35,8 +35,8 @@ def wait_until_ready(network: Network, nodes: int) -> None:
             time.sleep(0.1)
 
 
-def ask_streamed(network: Network) -> None:
-    """One streamed completion: the text as it comes, then how fast it was, who did it, and the receipt."""
+def ask_streamed(network: Network) -> str:
+    """One streamed completion: the text as it comes, then how fast it was, who did it, and the receipt. Its id."""
     click.secho(f"\n> {PROMPT}", bold=True)
     with _client(network) as client:
         started = time.perf_counter()
@@ -67,9 +67,10 @@ def ask_streamed(network: Network) -> None:
     click.echo()
     print_facts(f"{tokens} tokens, {rate:.0f} tokens/s, first token after {1000 * (first - started):.0f} ms", facts)
     print_receipt(network, generation, tokens)
+    return generation
 
 
-def ask_plain(network: Network) -> None:
+def ask_plain(network: Network) -> str:
     """The same without streaming."""
     prompt = "Name three colours."
     click.secho(f"\n> {prompt}", bold=True)
@@ -86,6 +87,7 @@ def ask_plain(network: Network) -> None:
     facts = (completion.model_extra or {}).get("cx") or {}
     print_facts(f"{tokens} tokens in {ended - started:.2f} s", facts)
     print_receipt(network, answer.headers["x-cx-generation-id"], tokens)
+    return answer.headers["x-cx-generation-id"]
 
 
 def _client(network: Network) -> openai.OpenAI:

@@ -16,6 +16,7 @@ import trio
 
 from demo.site import HOST, site
 
+EPOCH_S = 10  # instead of an hour, so that the demo can show one that is closed
 START_S = 60.0
 STOP_S = 5.0
 MODEL = "smollm2:135m"
@@ -54,6 +55,7 @@ data_path = {json.dumps(str(data_path))}
 [peer]
 listen = ["/ip4/127.0.0.1/tcp/0"]
 bootstrap = [{json.dumps(bootstrap)}]
+epoch_s = {EPOCH_S}
 
 [[models]]
 name = "{MODEL}"
@@ -84,6 +86,7 @@ data_path = {json.dumps(str(data_path))}
 [peer]
 listen = ["/ip4/127.0.0.1/tcp/0"]
 bootstrap = [{json.dumps(bootstrap)}]
+epoch_s = {EPOCH_S}
 
 [http]
 host = "127.0.0.1"

@@ -15,8 +15,8 @@ LINES_SHOWN = 12
 LETTERS_SHOWN = 100  # of each
 
 
-def scrape(network: Network, url: str) -> None:
-    """One page as Markdown: its title, its first lines, and the receipt. Raises ValueError if it could not be had."""
+def scrape(network: Network, url: str) -> str:
+    """One page as Markdown: its title, its first lines, and the receipt. Returns its id. Raises ValueError."""
     click.secho(f"\n> {url}", bold=True)
     started = time.perf_counter()
     reply = httpx.post(
@@ -36,3 +36,4 @@ def scrape(network: Network, url: str) -> None:
         click.echo(f"  {textwrap.shorten(line, LETTERS_SHOWN) if len(line) > LETTERS_SHOWN else line}")
     print_facts(f"{len(content)} letters of Markdown in {seconds:.2f} s", reply.json()["cx"])
     print_receipt(network, reply.headers["x-cx-generation-id"], 1)
+    return reply.headers["x-cx-generation-id"]

@@ -17,8 +17,8 @@ FILE = Path("demo.wav")
 BYTES_PER_SAMPLE = 2
 
 
-def speak(network: Network) -> None:
-    """One sentence, streamed into `demo.wav` in the folder that this runs in; how long it is, and the receipt."""
+def speak(network: Network) -> str:
+    """One sentence, streamed into `demo.wav` in this folder; how long it is, and the receipt. Returns its id."""
     click.secho(f"\n> {SENTENCE}", bold=True)
     body = {"model": "tts-1", "input": SENTENCE, "voice": "af_bella", "response_format": "pcm"}
     started = time.perf_counter()
@@ -39,3 +39,4 @@ def speak(network: Network) -> None:
     click.echo(f"{FILE} is {length_s:.2f} s long, spoken by {reply.headers['x-cx-voice']}")
     click.secho(f"  speed    {seconds:.2f} s, first sound after {1000 * first_s:.0f} ms", dim=True)
     print_receipt(network, reply.headers["x-cx-generation-id"], int(length_s * 1000))
+    return reply.headers["x-cx-generation-id"]

@@ -30,6 +30,11 @@ def test_the_demo_asks_and_verifies_and_leaves_nothing_running(tmp_path: Path) -
     assert re.search(r"\d+ tokens, \d+ tokens/s, first token after \d+ ms", done.stdout)
     assert len(re.findall(r"node +12D3KooW\w+, attempt 1", done.stdout)) == 3
     assert len(re.findall(r"found +by (dht|exchange) look-up in \d+ ms", done.stdout)) == 3
+    verified = re.findall(r"ok: epoch (\d+) of 12D3KooW\w+: (\d+) receipts make root [0-9a-f]{64}", done.stdout)
+    assert verified
+    assert sum(int(count) for _, count in verified) >= 4
+    assert re.findall(r"epoch (\d+), 2.*, rules [0-9a-f]{64}", done.stdout) == [epoch for epoch, _ in verified]
+    assert "credits from users" in done.stdout
     length_s, first_ms = re.findall(
         r"demo\.wav is ([\d.]+) s long.*?first sound after (\d+) ms", done.stdout, re.DOTALL
     )[0]
