@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -8,10 +9,25 @@ from hypothesis import strategies as st
 
 from cxp2p.epochs import place_of
 from cxp2p.errors import EpochInvalid
-from cxp2p.evidence import Evidence, Wrong, check_evidence, omission, two_receipts, two_roots
+from cxp2p.evidence import (
+    Evidence,
+    Wrong,
+    check_evidence,
+    contradicted,
+    dispute,
+    evidence_in,
+    omission,
+    two_receipts,
+    two_roots,
+)
 from cxp2p.identity import Kind
+from cxp2p.receipts import digest
+from cxp2p.records import Countersign, Verdict
 from cxp2p.wire import encode
 from hours import EPOCH, GATEWAY, NODES, entry, hour, receipt_of
+from orders import GATEWAY as SIGNER
+from orders import NODE as WORKER
+from orders import order, receipt_for
 
 ALL = [entry(number % 4, number // 4) for number in range(8)]
 FIRST_ROOT, ROOT, ENTRIES, TREE = hour(*ALL)
@@ -102,3 +118,86 @@ def test_evidence_with_a_flipped_bit_is_refused(data: st.DataObject) -> None:
 
     with pytest.raises(EpochInvalid):
         check_evidence(bytes(flipped))
+
+
+# Orders and their receipts.
+
+ORDER = order(order_id=b"e" * 16)
+ORDER_ENVELOPE = SIGNER.seal(Kind.ORDER, encode(ORDER))
+
+
+def signed(**changes: object) -> bytes:
+    """What the node signs for the order; honest, but for `changes`."""
+    honest = receipt_for(ORDER, (1, 2, 3), order_hash=digest(ORDER_ENVELOPE))
+    return WORKER.seal(Kind.RECEIPT, encode(replace(honest, **changes)))  # type: ignore[arg-type]
+
+
+def countersigned(envelope: bytes, **changes: object) -> bytes:
+    disputed = Countersign(
+        receipt_hash=digest(envelope),
+        verdict=Verdict.DISPUTED,
+        reason="out_units is 3, 2 arrived",
+        in_units=10,
+        out_units=2,
+        charge=0,
+    )
+    return SIGNER.seal(Kind.COUNTERSIGN, encode(replace(disputed, **changes)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model_digest": b"x" * 32}, "model_digest is not the order's"),
+        ({"request_commit": b"x" * 32}, "request_commit is not the order's"),
+        ({"lane": b"x" * 16}, "lane is not the order's"),
+        ({"charge": 17, "cum_charge": 17}, "charge is 17, by the order's prices 16"),
+        ({"out_units": 51, "charge": 112, "cum_charge": 112}, "out_units is 51, the order allowed 50"),
+    ],
+)
+def test_a_receipt_that_contradicts_its_order_convicts_its_node(changes: dict[str, object], says: str) -> None:
+    """Both envelopes are enough; an honest receipt convicts nobody."""
+    assert evidence_in(ORDER_ENVELOPE, signed()) is None
+    found = evidence_in(ORDER_ENVELOPE, signed(**changes))
+    assert found is not None
+    accusation = check_evidence(encode(found))
+
+    assert (accusation.peer, accusation.wrong, accusation.convicts) == (WORKER.peer, Wrong.CONTRADICTION, True)
+    assert says in accusation.says
+
+
+@pytest.mark.parametrize(
+    ("evidence", "reason"),
+    [
+        (contradicted(ORDER_ENVELOPE, signed()), "does not contradict its order"),
+        (contradicted(ORDER_ENVELOPE, signed(order_hash=b"x" * 32, seq=9)), "not about this order"),
+        (contradicted(WORKER.seal(Kind.ORDER, encode(ORDER)), signed(seq=9)), "not signed by its gateway"),
+        (contradicted(ORDER_ENVELOPE, SIGNER.seal(Kind.RECEIPT, encode(receipt_for(ORDER, ())))), "not signed by its"),
+        (dispute(ORDER_ENVELOPE, signed(), countersigned(signed(), verdict=Verdict.ADJUSTED)), "expected disputed"),
+        (dispute(ORDER_ENVELOPE, signed(), countersigned(b"another")), "about another receipt"),
+    ],
+)
+def test_what_is_no_contradiction_accuses_nobody(evidence: Evidence, reason: str) -> None:
+    """A gateway cannot make evidence against a node out of an order that the node never saw."""
+    with pytest.raises(EpochInvalid, match=reason):
+        check_evidence(encode(evidence))
+
+
+def test_a_dispute_convicts_nobody() -> None:
+    """How much arrived is one side's word against the other's, and the words say so."""
+    accusation = check_evidence(encode(dispute(ORDER_ENVELOPE, signed(), countersigned(signed()))))
+
+    assert (accusation.peer, accusation.wrong, accusation.convicts) == (WORKER.peer, Wrong.DISPUTE, False)
+    assert "signed for 3 units" in accusation.says
+    assert "counted 2 and disputes it: out_units is 3, 2 arrived" in accusation.says
+
+
+@given(st.integers(0, 10**6), st.integers(1, 255))
+def test_no_byte_of_evidence_can_be_another(place: int, flip: int) -> None:
+    """Whatever is changed on the way accuses nobody, or says the same."""
+    found = evidence_in(ORDER_ENVELOPE, signed(seq=9))
+    assert found is not None
+    data = bytearray(encode(found))
+    before = check_evidence(bytes(data))
+    data[place % len(data)] ^= flip
+    with suppress(EpochInvalid):
+        assert check_evidence(bytes(data)) == before
