@@ -4,7 +4,6 @@ does each earn against an honest one, under which rules?
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,6 +13,7 @@ from simulations.economy import Cast, Economy, Policy, Size
 from simulations.economy_books import Payout, RuleSet
 from simulations.economy_peers import Gateway, GatewayConduct, Node, NodeConduct
 from simulations.economy_rings import SelfDealers
+from simulations.percents import percent
 from simulations.scenario import Curve, Figures, Played, Scenario, Stage
 from simulations.world import World
 
@@ -143,13 +143,13 @@ class _Told:
         payout, economy = self.payouts[policy], self.economy
         honest = sum(_gain(node, payout) for node in self.honest)
         if self.ring is not None:
-            return 100 * (payout.has(self.ring.owner) - self.ring.charged) * len(self.honest) / honest
+            return percent((payout.has(self.ring.owner) - self.ring.charged) * len(self.honest), honest)
         if self.cheat in NODES.values():
             node = economy.nodes[-1]
             due = honest / sum(each.work_done for each in self.honest) * node.work_done
-            return 100 * _gain(node, payout) / due if due else math.nan
+            return percent(_gain(node, payout), due)
         seen, paid = economy.seen[economy.gateways[-1].name], economy.hours.paid[economy.gateways[-1].name]
-        return 100 * (seen.served * (1 + MARGIN_PPM / 1e6) - paid) / (seen.wanted * MARGIN_PPM / 1e6)
+        return percent(seen.served * (1 + MARGIN_PPM / 1e6) - paid, seen.wanted * MARGIN_PPM / 1e6)
 
     def curves(self, policy: str) -> dict[str, Curve]:
         """Gains over the week, of those cheats for which the policies differ most."""
@@ -162,16 +162,16 @@ class _Told:
         if not self.cheat:
             return {
                 "honest_node_ucredits": sum(_gain(node, payout) for node in self.honest) / len(self.honest),
-                "refers_himself_percent_of_charges": 100 * payout.has(ALIAS) / economy.charged[REFERRED],
+                "refers_himself_percent_of_charges": percent(payout.has(ALIAS), economy.charged[REFERRED]),
             }
         figures = {_figure(self.cheat): self.percent(policy)}
         done = sum(node.work_done for node in economy.nodes)
         lost = {place: amount for place, amount in economy.lost.items() if place[0] in {n.peer for n in self.honest}}
         if lost:
             figures[f"{self.cheat}_took_of_one_node_ucredits"] = max(lost.values())
-            figures[f"{self.cheat}_took_of_all_percent_of_work"] = 100 * sum(lost.values()) / done
+            figures[f"{self.cheat}_took_of_all_percent_of_work"] = percent(sum(lost.values()), done)
         if economy.hours.unpaid:
-            figures[f"{self.cheat}_took_of_all_percent_of_work"] = 100 * sum(economy.hours.unpaid.values()) / done
+            figures[f"{self.cheat}_took_of_all_percent_of_work"] = percent(sum(economy.hours.unpaid.values()), done)
         if economy.hours.convicted:
             figures[f"{self.cheat}_convictions"] = sum(economy.hours.convicted.values())
         return figures

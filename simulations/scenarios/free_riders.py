@@ -11,6 +11,7 @@ from cxp2p.lanes import NodeLanes
 from cxp2p.records import Refusal, RefusalCode
 from simulations.economy import EXPOSURE_MAX, Cast, Economy, Policy, Size
 from simulations.economy_peers import GatewayConduct, NodeConduct
+from simulations.percents import percent
 from simulations.scenario import Curve, Figures, Played, Scenario, Stage, percentile
 
 FORGIVEN_MS = 600_000
@@ -116,17 +117,17 @@ def _figures(economy: Economy) -> dict[str, float]:
     honest = [economy.seen[each.name] for each in economy.gateways if each.conduct is GatewayConduct.HONEST]
     firsts = [first for seen in honest for first in seen.first_piece_ms]
     done = sum(node.work_done for node in economy.nodes)
-    lost = [amount for (node, _), amount in economy.lost.items()]
+    newcomer = of[GatewayConduct.NEWCOMER]
     assert all(node.conduct is NodeConduct.HONEST for node in economy.nodes)
     return {
-        "silent_took_percent_of_work": 100 * of[GatewayConduct.SILENT].served / done,
-        "always_new_took_percent_of_work": 100 * of[GatewayConduct.FRESH].served / done,
+        "silent_took_percent_of_work": percent(of[GatewayConduct.SILENT].served, done),
+        "always_new_took_percent_of_work": percent(of[GatewayConduct.FRESH].served, done),
         "identities": of[GatewayConduct.FRESH].identities,
-        "one_identity_took_of_one_node_max_ucredits": max(lost, default=0),
+        "one_identity_took_of_one_node_max_ucredits": max(economy.lost.values(), default=0),
         "honest_first_piece_p50_ms": percentile(firsts, 50),
         "honest_first_piece_p99_ms": percentile(firsts, 99),
-        "honest_refused_percent": 100 * sum(seen.refused for seen in honest) / sum(seen.jobs for seen in honest),
-        "newcomer_refused_percent": 100 * of[GatewayConduct.NEWCOMER].refused / of[GatewayConduct.NEWCOMER].jobs,
+        "honest_refused_percent": percent(sum(seen.refused for seen in honest), sum(seen.jobs for seen in honest)),
+        "newcomer_refused_percent": percent(newcomer.refused, newcomer.jobs),
     }
 
 

@@ -16,6 +16,7 @@ from simulations.engines import make_capability
 from simulations.gateways import GatewayModel
 from simulations.liars import CheapModel, Garbage, PadsInput, PadsOutput
 from simulations.nodes import NodeModel, Work
+from simulations.percents import percent
 from simulations.scenario import Curve, Figures, Played, Scenario, Stage, usual_figures
 from simulations.traffic import Traffic, steady
 
@@ -93,14 +94,13 @@ def _figures(stage: Stage) -> dict[str, float]:
         kind = type(town.nodes[each.node])
         paid[kind] += each.charge
         jobs[kind] += 1
-    honest = paid[NodeModel] / count[NodeModel]
+    honest = paid[NodeModel] / max(1, count[NodeModel])
     figures = usual_figures(town.outcomes)
     for kind, name in LIARS.items():
-        if count[kind]:
-            figures[f"{name}_paid_percent_of_honest"] = 100 * paid[kind] / count[kind] / honest
-            figures[f"{name}_jobs_percent"] = 100 * jobs[kind] / len(done)
-    figures["fake_answers_percent"] = 100 * sum(not each.genuine for each in done) / len(done)
-    figures["paid_to_liars_percent"] = 100 * (1 - paid[NodeModel] / sum(paid.values()))
+        figures[f"{name}_paid_percent_of_honest"] = percent(paid[kind] / max(1, count[kind]), honest)
+        figures[f"{name}_jobs_percent"] = percent(jobs[kind], len(done))
+    figures["fake_answers_percent"] = percent(sum(not each.genuine for each in done), len(done))
+    figures["paid_to_liars_percent"] = percent(sum(paid.values()) - paid[NodeModel], sum(paid.values()))
     return figures
 
 
@@ -115,7 +115,9 @@ def _share(stage: Stage) -> Curve:
             all_jobs[part] += 1
             of_liars[part] += type(stage.town.nodes[each.node]) is not NodeModel
     seen = sorted(all_jobs)
-    return Curve([(part + 0.5) * width / 60 for part in seen], [100 * of_liars[part] / all_jobs[part] for part in seen])
+    return Curve(
+        [(part + 0.5) * width / 60 for part in seen], [percent(of_liars[part], all_jobs[part]) for part in seen]
+    )
 
 
 def conclude(figures: Mapping[str, Figures]) -> str:
@@ -123,7 +125,7 @@ def conclude(figures: Mapping[str, Figures]) -> str:
     suspends, audits = figures["suspends"], figures["audits"]
     return (
         f"Disputes leave who pads output {suspends['pads_output_paid_percent_of_honest']:.0f} % of honest pay, but who "
-        f" pads input has {suspends['pads_input_paid_percent_of_honest']:.0f} %, who runs a cheaper model "
+        f"pads input has {suspends['pads_input_paid_percent_of_honest']:.0f} %, who runs a cheaper model "
         f"{suspends['cheaper_model_paid_percent_of_honest']:.0f} %, who sends garbage "
         f"{suspends['garbage_paid_percent_of_honest']:.0f} %: being quick draws jobs. Audits of 2 % bring fake answers "
         f"from {suspends['fake_answers_percent']:.0f} to {audits['fake_answers_percent']:.0f} %."

@@ -15,6 +15,7 @@ from cxp2p.routing import Candidate
 from simulations.demands import End, Outcome
 from simulations.engines import Speed, make_capability
 from simulations.nodes import NodeModel
+from simulations.percents import percent
 from simulations.policies import by_chance
 from simulations.rules import Rank, Rules
 from simulations.scenario import Curve, Figures, Played, Scenario, Stage, usual_figures
@@ -156,9 +157,9 @@ def _figures(stage: Stage, traders: Sequence[Trader]) -> dict[str, float]:
     return {
         **usual_figures(outcomes),
         "median_price_at_the_end_percent_of_usual": 100 * sorted(trader.level for trader in traders)[len(traders) // 2],
-        "paid_in_the_second_half_percent_of_usual": 100 * sum(each.charge for each in late) / worth,
+        "paid_in_the_second_half_percent_of_usual": percent(sum(each.charge for each in late), worth),
         "income_of_a_node_mean_ucredits": fmean(gains),
-        "income_of_the_poorest_third_percent_of_all": 100 * sum(gains[: len(gains) // 3]) / max(1.0, sum(gains)),
+        "income_of_the_poorest_third_percent_of_all": percent(sum(gains[: len(gains) // 3]), sum(gains)),
     }
 
 

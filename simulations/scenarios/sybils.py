@@ -20,6 +20,7 @@ from simulations.engines import make_capability
 from simulations.gateways import GatewayModel
 from simulations.liars import Garbage, Hangs
 from simulations.nodes import Work
+from simulations.percents import percent
 from simulations.rules import Rank, Rules
 from simulations.scenario import Curve, Figures, Played, Scenario, Stage, usual_figures
 from simulations.traffic import Traffic, steady, usual_demand
@@ -135,17 +136,17 @@ def _figures(stage: Stage, after: list[Outcome], newcomers: set[str], come_at: f
     begun = [first.get(peer, stage.setting.seconds - come_at) / 60 for peer in sorted(newcomers)]
     return {
         **usual_figures(after),
-        "good_answers_percent": 100 * sum(each.genuine for each in done) / len(after),
-        "garbage_percent": 100 * sum(not each.genuine for each in done) / len(after),
-        "left_waiting_percent": 100 * sum(each.end is End.LEFT for each in after) / len(after),
-        "paid_to_sybils_percent": 100
-        * sum(each.charge for each in done if not each.genuine)
-        / max(1, sum(each.charge for each in done)),
+        "good_answers_percent": percent(sum(each.genuine for each in done), len(after)),
+        "garbage_percent": percent(sum(not each.genuine for each in done), len(after)),
+        "left_waiting_percent": percent(sum(each.end is End.LEFT for each in after), len(after)),
+        "paid_to_sybils_percent": percent(
+            sum(each.charge for each in done if not each.genuine), sum(each.charge for each in done)
+        ),
         "honest_newcomers_with_a_job": sum(peer in first for peer in newcomers),
         "minutes_to_the_first_job_median": median(begun),
-        "jobs_of_an_honest_newcomer_percent_of_equal_share": 100
-        * (sum(each.node in newcomers for each in done) / len(newcomers))
-        / (len(after) / (KNOWN + len(newcomers))),
+        "jobs_of_an_honest_newcomer_percent_of_equal_share": percent(
+            sum(each.node in newcomers for each in done) / len(newcomers), len(after) / (KNOWN + len(newcomers))
+        ),
     }
 
 
@@ -159,7 +160,7 @@ def _good(stage: Stage) -> Curve:
         jobs[part] += 1
         good[part] += each.end is End.DONE and each.genuine
     seen = [part for part in range(parts) if jobs[part]]
-    return Curve([(part + 0.5) * width / 60 for part in seen], [100 * good[part] / jobs[part] for part in seen])
+    return Curve([(part + 0.5) * width / 60 for part in seen], [percent(good[part], jobs[part]) for part in seen])
 
 
 def conclude(figures: Mapping[str, Figures]) -> str:
