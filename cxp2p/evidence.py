@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, Final
 
@@ -29,14 +28,14 @@ from cxp2p.epochs import (
 )
 from cxp2p.errors import EpochInvalid, RemoteProtocolError
 from cxp2p.identity import Kind
-from cxp2p.kinds import Blob, record
+from cxp2p.kinds import Blob, Word, record
 from cxp2p.merkle import SumTree
 from cxp2p.receipts import contradiction, digest
 from cxp2p.records import EpochRoot, Order, Receipt, Verdict
 from cxp2p.wire import decode, encode
 
 
-class Wrong(StrEnum):
+class Wrong(Word):
     """What evidence is of."""
 
     TWO_ROOTS = "two-roots"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, Final, TypeAlias
 
 from annotated_types import Ge, Le, Len, MaxLen
 from pydantic import Strict
 
-from cxp2p.kinds import Blob, Count, Flag, Name, Natural, Text, TokenId, record
+from cxp2p.kinds import Blob, Count, Flag, Name, Natural, Text, TokenId, Word, record
 
 
-class Service(StrEnum):
+class Service(Word):
     """A kind of work. Units in and out: tokens, tokens; tokens, vectors; characters, audio ms; pages, pages."""
 
     CHAT = "chat"
@@ -22,7 +21,7 @@ class Service(StrEnum):
     SCRAPE = "scrape"
 
 
-class Role(StrEnum):
+class Role(Word):
     """Who says a message."""
 
     SYSTEM = "system"
@@ -61,7 +60,7 @@ class Tool:
     parameters: Text = ""
 
 
-class ToolMode(StrEnum):
+class ToolMode(Word):
     """Whether the model calls tools: as it likes, never, at least one, or the one that is named."""
 
     AUTO = "auto"
@@ -70,7 +69,7 @@ class ToolMode(StrEnum):
     NAMED = "named"
 
 
-class AnswerForm(StrEnum):
+class AnswerForm(Word):
     """What an answer must be: free text, any JSON object, or JSON of a schema."""
 
     TEXT = "text"
@@ -147,7 +146,7 @@ class SpeechJob:
     speed: Annotated[float, Strict(), Ge(0.25), Le(4)] = 1.0
 
 
-class PageForm(StrEnum):
+class PageForm(Word):
     """What becomes of a web page."""
 
     MARKDOWN = "markdown"
@@ -155,7 +154,7 @@ class PageForm(StrEnum):
     HTML = "html"
 
 
-class Render(StrEnum):
+class Render(Word):
     """Whether a page's scripts are run: never, or where it is empty without them."""
 
     NEVER = "never"
@@ -181,7 +180,7 @@ class ScrapeJob:
     wait_ms: Annotated[int, Strict(), Ge(0), Le(30_000)] = 0
 
 
-class PageFault(StrEnum):
+class PageFault(Word):
     """Why there is no content of a page."""
 
     INVALID_URL = "invalid_url"

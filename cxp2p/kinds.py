@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from annotated_types import Ge, Le, Len, MaxLen, Predicate
-from pydantic import ConfigDict, Strict
+from pydantic import ConfigDict, GetCoreSchemaHandler, Strict, ValidatorFunctionWrapHandler
 from pydantic.dataclasses import dataclass
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_wrap_validator_function
 
 T = TypeVar("T")
 
@@ -27,6 +30,21 @@ Bytes16 = Annotated[bytes, Strict(), Len(16, 16)]
 Digest = Annotated[bytes, Strict(), Len(32, 32)]
 Blob = Annotated[bytes, Strict()]
 TokenId = Annotated[int, Strict(), Ge(0), Le(2**32 - 1)]
+
+
+class Word(StrEnum):
+    """One of a few words. In a record it is text; byte strings of the same letters are refused."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_wrap_validator_function(_only_text, handler(source))
+
+
+def _only_text(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    if not isinstance(value, str):
+        raise PydanticCustomError("word", "expected text")
+    return validate(value)
+
 
 _as_record: Callable[[type], Any] = partial(
     dataclass, frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid")

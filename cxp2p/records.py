@@ -5,7 +5,6 @@ Every field is bounded here, because each of these can come from a stranger. A r
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 from annotated_types import Ge, Le, Len
@@ -49,6 +48,7 @@ from cxp2p.kinds import (
     Reason,
     Text,
     TokenId,
+    Word,
     record,
 )
 
@@ -114,7 +114,7 @@ class Offer:
 # The conversation about one job: /cxp2p/job/1.
 
 
-class RefusalCode(StrEnum):
+class RefusalCode(Word):
     """Why a node says no before any work."""
 
     ORDER_INVALID = "order_invalid"  # forged, mis-addressed, expired, replayed, commitment wrong
@@ -127,7 +127,7 @@ class RefusalCode(StrEnum):
     DRAINING = "draining"
 
 
-class FailureCode(StrEnum):
+class FailureCode(Word):
     """Why a node that took a job did not finish it."""
 
     ENGINE_DIED = "engine_died"
@@ -139,7 +139,7 @@ class FailureCode(StrEnum):
     INTERNAL = "internal"
 
 
-class Finish(StrEnum):
+class Finish(Word):
     """How a job ended, in its receipt."""
 
     STOP = "stop"
@@ -346,7 +346,7 @@ class Receipt:
     prev_receipt: Digest | None
 
 
-class Verdict(StrEnum):
+class Verdict(Word):
     """What the asker says of a receipt."""
 
     ACCEPTED = "accepted"

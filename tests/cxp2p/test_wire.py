@@ -173,3 +173,12 @@ def test_a_fault_tells_little_of_a_strangers_words() -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         decode(Accepted, cbor2.dumps({"queued": 1, "k" * 9000: 2}))
     assert len(str(caught.value)) < 300
+
+
+def test_a_word_is_text() -> None:
+    """The same letters as a byte string are refused, so that what is signed is said in one way only."""
+    job = {"model": "x", "messages": [{"role": "user", "content": "a"}]}
+    assert decode(ChatJob, cbor2.dumps(job)).messages[0].role.value == "user"
+    for role in (b"user", 1, None, "nobody"):
+        with pytest.raises(RemoteProtocolError, match="role"):
+            decode(ChatJob, cbor2.dumps({**job, "messages": [{"role": role, "content": "a"}]}))
