@@ -12,7 +12,7 @@ from cxp2p.program import fail
 
 OWN = {
     **dict.fromkeys(("bootstrap", "chat", "embed", "offers", "scrape"), "cxp2p.commands"),
-    **dict.fromkeys(("epoch", "receipt"), "cxp2p.records_commands"),
+    **dict.fromkeys(("epoch", "evidence", "receipt"), "cxp2p.records_commands"),
     "rewards": "cxp2p.rewards_commands",
 }
 EXTRAS = {"node": "node", "models": "node", "gateway": "gateway"}

@@ -1,4 +1,4 @@
-"""`cxp2p epoch`, `cxp2p receipt`, `cxp2p rewards`: what was signed, read and checked from files, without a network."""
+"""`cxp2p epoch`, `cxp2p receipt`, `cxp2p evidence`: what was signed, read and checked from files, without a network."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from cxp2p.epoch_files import Published
 from cxp2p.epochs import check_follows
 from cxp2p.errors import EpochInvalid
+from cxp2p.evidence import Accusation, Evidence, check_evidence
 from cxp2p.kept_files import Settled, jsonable, settlements_in
 from cxp2p.program import fail, plain
 from cxp2p.receipts import Calendar, digest
@@ -29,6 +30,7 @@ from cxp2p.sources import (
     source,
     source_options,
 )
+from cxp2p.wire import decode
 
 # Receipts.
 
@@ -210,3 +212,69 @@ def _summed(file: Path) -> tuple[Published, dict[str, dict[str, int]]]:
         for name, more in zip(sums, (1, said.in_units, said.out_units, said.charge), strict=True):
             sums[name] += more
     return published, nodes
+
+
+# Evidence.
+
+
+@click.group()
+def evidence() -> None:
+    """Read and check what peers signed that they should not have, as `cxp2p gateway evidence --export` writes it."""
+
+
+@evidence.command("show")
+@click.argument("file", type=FILE)
+@json_option
+def show_evidence(file: Path, as_json: bool) -> None:
+    """Check the evidence in FILE and say who did what, and what it rests on.
+
+    \b
+    Example:
+      cxp2p evidence show 5f0c.evidence
+    """
+    found, signed = _accusation(file)
+    if as_json:
+        click.echo(json.dumps({**_told(found), "envelopes": [each.hex() for each in signed.envelopes]}))
+        return
+    hashes = [digest(each).hex() for each in signed.envelopes]
+    lines = [
+        f"peer       {found.peer}",
+        f"what       {found.wrong}",
+        f"it         {found.says}",
+        f"convicts   {'yes: nobody else can have signed this' if found.convicts else 'nobody'}",
+        *(f"envelope   {each}" for each in hashes),
+        "checked    every signature, and that these papers are about each other",
+    ]
+    click.echo(plain("\n".join(lines)))
+
+
+@evidence.command("verify")
+@click.argument("file", type=FILE)
+@json_option
+def verify_evidence(file: Path, as_json: bool) -> None:
+    """Check the evidence in FILE: signatures, and that it shows what it says.
+
+    Exits with 1 and the reason if it shows nothing. The papers of a dispute hold, but convict nobody.
+
+    \b
+    Example:
+      cxp2p evidence verify 5f0c.evidence
+    """
+    found, _ = _accusation(file)
+    if as_json:
+        click.echo(json.dumps({"valid": True, **_told(found)}))
+        return
+    ends = "" if found.convicts else "; it convicts nobody"
+    click.echo(plain(f"ok: {found.wrong}: {found.peer} {found.says}{ends}"))
+
+
+def _told(found: Accusation) -> dict[str, object]:
+    return {"peer": found.peer, "wrong": found.wrong.value, "says": found.says, "convicts": found.convicts}
+
+
+def _accusation(file: Path) -> tuple[Accusation, Evidence]:
+    data = small(file)
+    try:
+        return check_evidence(data), decode(Evidence, data)
+    except EpochInvalid as error:
+        fail(in_file(file, error))

@@ -21,6 +21,7 @@ from cxp2p_gateway.account_commands import account_commands
 from cxp2p_gateway.app import open_books, store_path
 from cxp2p_gateway.checking import check
 from cxp2p_gateway.config import WORKERS_MAX, GatewaySettings
+from cxp2p_gateway.evidence_commands import evidence_command
 from cxp2p_gateway.key_commands import NO_ACCOUNT, key_commands
 from cxp2p_gateway.running import Call, check_workers, serve, serve_as_worker, supervise
 from cxp2p_gateway.store import Store, StoreError, StoreLocked
@@ -200,3 +201,4 @@ def _done(main: Callable[[], Awaitable[T]]) -> T:
 
 gateway.add_command(key_commands(_with_store))
 gateway.add_command(account_commands(_with_store))
+gateway.add_command(evidence_command(_settings, store_path))

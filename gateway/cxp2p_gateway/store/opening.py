@@ -37,14 +37,15 @@ async def open_sql_store(
             async def read(act: Callable[[Tables], T], /) -> T:
                 if writer.is_closed:
                     raise StoreError(CLOSED)
-                return await trio.to_thread.run_sync(_read, reading, act, limiter=limiter)
+                return await trio.to_thread.run_sync(read_with, reading, act, limiter=limiter)
 
             yield Store(do, wall_ms, read)
     finally:
         reading.dispose()
 
 
-def _read(engine: Engine, act: Callable[[Tables], T]) -> T:
+def read_with(engine: Engine, act: Callable[[Tables], T]) -> T:
+    """What `act` reads in one transaction. Raises StoreError."""
     try:
         with engine.connect() as connection:
             return act(SqlTables(connection))

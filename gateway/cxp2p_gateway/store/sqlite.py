@@ -13,16 +13,19 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from cxp2p_gateway.store import Store, StoreError, StoreLocked
 from cxp2p_gateway.store.migrations import is_known, step_of, upgrade
-from cxp2p_gateway.store.opening import READERS, open_sql_store
+from cxp2p_gateway.store.opening import READERS, open_sql_store, read_with
+from cxp2p_gateway.store.tables import Tables
 
 log = logging.getLogger("cxp2p.store")
+
+T = TypeVar("T")
 
 SCHEMA_VERSION: Final = 4  # kept in SQLite's user_version; raise it with every step of `migrations`
 APPLICATION_ID: Final = 0x63787032  # "cxp2": tells this program's files from other people's
@@ -116,6 +119,15 @@ def _set_up_reading(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA busy_timeout = 5000")
     connection.execute("PRAGMA query_only = ON")
+
+
+def look_into(path: Path, act: Callable[[Tables], T]) -> T:
+    """What `act` reads from the database, also while a gateway keeps it. Raises StoreError: it cannot be read."""
+    engine = reading_engine(path)
+    try:
+        return read_with(engine, act)
+    finally:
+        engine.dispose()
 
 
 def _prepare(connection: Connection, path: Path) -> None:
