@@ -88,6 +88,17 @@ KNOWN_MODELS = (
     KnownModel("it_IT-paola-medium", Service.SPEECH, 16 * MILLION),
 )
 
+# SHA-256 of weights of models above the smallest size: only these weigh more in rewards, as names prove nothing.
+KNOWN_WEIGHTS: Final = (
+    ("7485fe6f11af29433bc51cab58009521f205840f5b4ae3a32fa7f92e8534fdf5", "qwen3:4b"),
+    ("1270d22c0fbb3d092fb725d4d96c457b7b687a5f5a715abe1e818da303e562b6", "mistral:7b"),
+    ("509287f78cb4d4cf6b3843734733b914b2c158e43e22a7f4bf5e963800894d3c", "qwen2.5-coder:7b"),
+    ("731ece8d06dc7eda6f6572997feb9ee1258db0784827e642909d9b565641937b", "deepseek-r1:7b"),
+    ("7b064f5842bf9532c91456deda288a1b672397a54fa729aa665952863033557c", "llama3.1:8b"),
+    ("d98cdcbd03e17ce47681435b5150e34c1417f50b5c0019dd560e4882c5745785", "qwen3:8b"),
+    ("27cd6c432c7672cb812a92f611cf3ba7bbc35928262bb1e1253ff4ee6ae35901", "gpt-oss:20b"),
+    ("f775c87029be95fb41df9e2882e6e938b73121c30ffc235ac6b6b880add49aa5", "llama3.1:70b"),
+)
 _NAMES: Final = {alias.lower(): known for known in KNOWN_MODELS for alias in (known.name, *known.aliases)}
 
 

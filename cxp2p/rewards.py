@@ -20,7 +20,7 @@ from pydantic import Strict
 from cxp2p.epochs import FREE, Entry
 from cxp2p.errors import EpochInvalid
 from cxp2p.kinds import Count, Digest, Label, Natural, PeerId, record
-from cxp2p.known_models import SizeClass
+from cxp2p.known_models import KNOWN_MODELS, KNOWN_WEIGHTS, SizeClass, size_class
 from cxp2p.receipts import digest
 from cxp2p.records import Service, Verdict
 from cxp2p.wire import encode
@@ -81,8 +81,15 @@ class Rules:
     points_ppm: Ppm
 
 
+def known_sizes() -> tuple[ModelSize, ...]:
+    """The weights whose size is known and not the smallest, by digest."""
+    parameters = {known.name: known.parameters for known in KNOWN_MODELS}
+    sizes = {bytes.fromhex(digest): size_class(parameters[name]) for digest, name in KNOWN_WEIGHTS}
+    return tuple(ModelSize(model_digest=digest, size=sizes[digest]) for digest in sorted(sizes))
+
+
 DEFAULT_RULES: Final = Rules(
-    name="cxp2p default 2",
+    name="cxp2p default 3",
     pool=1_000 * MILLION,
     match_ppm=30_000,
     units=(
@@ -97,7 +104,7 @@ DEFAULT_RULES: Final = Rules(
         SizeWeight(size=SizeClass.OPEN_OCEAN, factor=5),
         SizeWeight(size=SizeClass.MARIANA_DEPTH, factor=20),
     ),
-    models=(),
+    models=known_sizes(),
     gateways=(),
     fee_ppm=50_000,
     referral_ppm=200_000,

@@ -45,6 +45,7 @@ from cxp2p_gateway.closing import open_epochs
 from cxp2p_gateway.config import EmbeddingSettings, GatewaySettings, HttpSettings, MetricsSettings, ScrapeSettings
 from cxp2p_gateway.dashboard.opening import open_dashboard, open_people
 from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
+from cxp2p_gateway.earnings import Earnings
 from cxp2p_gateway.http import Front, make_app
 from cxp2p_gateway.key_ring import KeyRing
 from cxp2p_gateway.listener import serve_http
@@ -78,6 +79,7 @@ class GatewayDoor:
         ring: KeyRing,
         statements: Statements,
         archive: EpochArchive,
+        earnings: Earnings,
     ) -> None:
         self._accounts = accounts
         self._dispatch = dispatch
@@ -85,6 +87,7 @@ class GatewayDoor:
         self.ring = ring
         self.statements = statements
         self.archive = archive
+        self.earnings = earnings
 
     async def authenticate(self, token: str, user_id: str | None) -> Caller | None:
         return await self._accounts.authenticate(token, user_id)
@@ -193,7 +196,8 @@ async def open_gateway(
         is_alone = settings.database.url is None
         accounts = Accounts(store, wall_ms, settings.accounts.user_id, is_alone=is_alone)
         ring, statements = KeyRing(accounts, store, wall_ms, rng), Statements(store, wall_ms)
-        door = GatewayDoor(accounts, dispatch, _salts(settings, identity), ring, statements, archive)
+        earnings = Earnings(archive, store, DEFAULT_RULES, wall_ms)
+        door = GatewayDoor(accounts, dispatch, _salts(settings, identity), ring, statements, archive, earnings)
         people = open_people(settings, store, accounts, wall_ms, rng)
 
         def state() -> dict[str, str]:

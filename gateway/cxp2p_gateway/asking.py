@@ -20,6 +20,7 @@ from cxp2p_gateway.rates import Counted, Rate
 
 if TYPE_CHECKING:
     from cxp2p_gateway.archive import EpochArchive
+    from cxp2p_gateway.earnings import Earnings
     from cxp2p_gateway.key_ring import KeyRing
     from cxp2p_gateway.statements import Statements
 
@@ -165,6 +166,10 @@ class Door(Protocol):
     @property
     def archive(self) -> EpochArchive:
         """The epochs that were published here."""
+
+    @property
+    def earnings(self) -> Earnings:
+        """What was earned in them."""
 
     def rates(self, caller: Caller) -> Mapping[Counted, Rate]:
         """Where the rates of the caller's key stand; nothing for a key without any."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
 from cxp2p.epochs import Inclusion, open_entry, open_root
 from cxp2p.kept_files import jsonable
 from cxp2p.receipts import Calendar
+from cxp2p.rewards import Rewards
 from cxp2p.wire import encode
 from cxp2p_gateway.archive import inclusion_of
+from cxp2p_gateway.earnings import WHY, Earned, Hold
 from cxp2p_gateway.moments import moment
 from cxp2p_gateway.store.epoch_rows import EpochRow
 from cxp2p_gateway.store.epochs import NotProven, Proven, Why
@@ -54,6 +57,47 @@ def standing_object(found: Proven | NotProven, calendar: Calendar) -> dict[str, 
     if found.why is Why.OPEN and found.epoch is not None:
         told["closes_at"] = moment(min(calendar.closes_at_ms(found.epoch), LATEST_MS))
     return {"counts": told, "inclusion": None}
+
+
+def rewards_object(epoch: int, told: Rewards | Hold) -> dict[str, object]:
+    """What everybody gets for an epoch, in µcredits, as `cxp2p rewards compute --json` has it."""
+    if isinstance(told, Hold):
+        return {"object": "epoch.rewards", "epoch": epoch, "state": told.value, "why": WHY[told], "rewards": None}
+    return {
+        "object": "epoch.rewards",
+        "epoch": epoch,
+        "state": "computed",
+        "why": "from the published receipts alone",
+        "rewards": jsonable(asdict(told)),
+    }
+
+
+def earnings_object(account: str, earned: Sequence[Earned], calendar: Calendar) -> dict[str, object]:
+    """What an account earned in some epochs, in µcredits, and why it is held or not."""
+    sums = {hold: sum(each.amount for each in earned if each.hold is hold) for hold in (Hold.HELD, Hold.RELEASED)}
+    return {
+        "object": "rewards",
+        "account": account,
+        "earned": sum(sums.values()),
+        "held": sums[Hold.HELD],
+        "released": sums[Hold.RELEASED],
+        "points": sum(each.points for each in earned),
+        "epochs": [_earned_object(each, calendar) for each in earned],
+    }
+
+
+def _earned_object(each: Earned, calendar: Calendar) -> dict[str, object]:
+    return {
+        "epoch": each.epoch,
+        "begins_at": moment(min(calendar.begins_at_ms(each.epoch), LATEST_MS)),
+        "state": each.hold.value,
+        "why": WHY[each.hold],
+        "until": None if each.until_ms is None else moment(min(each.until_ms, LATEST_MS)),
+        "earned": each.amount,
+        "points": each.points,
+        "referrals": each.referrals,
+        "nodes": [jsonable(asdict(node)) for node in each.nodes],
+    }
 
 
 def inclusion_object(inclusion: Inclusion) -> dict[str, object]:

@@ -16,11 +16,13 @@ from cxp2p.epoch_frames import AbsentCode
 from cxp2p.net.epochs import Absent
 from cxp2p.wire import encode_bare_frame
 from cxp2p_gateway.archive import NEWEST, EpochArchive
-from cxp2p_gateway.epoch_answers import epoch_object, inclusion_object
+from cxp2p_gateway.earnings import SHOWN_MAX, Earnings
+from cxp2p_gateway.epoch_answers import earnings_object, epoch_object, inclusion_object, rewards_object
 from cxp2p_gateway.exchange import Exchange
 from cxp2p_gateway.faults import Condition, Fault, out_of_range
 from cxp2p_gateway.fields import Fields
 from cxp2p_gateway.key_forms import query_fields
+from cxp2p_gateway.keys import Kind
 from cxp2p_gateway.middleware import Endpoint, encoded, send_json
 from cxp2p_gateway.store.epoch_rows import EpochRow
 from cxp2p_gateway.store.epochs import ROOTS_MAX
@@ -42,6 +44,7 @@ class EpochEndpoints:
     """Reads the archive for whoever asks; what costs more than a row is asked for by few at once."""
 
     archive: EpochArchive
+    earnings: Earnings
     files: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(FILES_AT_ONCE_MAX))
     proofs: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(PROOFS_AT_ONCE_MAX))
 
@@ -95,6 +98,28 @@ class EpochEndpoints:
         if told["epoch"] != epoch:
             raise _fault(Absent(AbsentCode.UNKNOWN, f"this receipt counts for epoch {told['epoch']}"))
         await send_json(told, send, FOR_EVER)
+
+    async def rewards(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """GET /epochs/{epoch}/rewards: what everybody gets, from what is published alone."""
+        epoch = _number(scope)
+        with _few(self.proofs, f"{PROOFS_AT_ONCE_MAX} at once"):
+            try:
+                told = await self.earnings.of_epoch(epoch)
+            except Absent as error:
+                raise _fault(error) from None
+        await send_json(rewards_object(epoch, told), send, FRESH)
+
+    async def own(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """GET /rewards: what the caller's account earned, epoch by epoch, newest first."""
+        caller = exchange.caller
+        assert caller is not None
+        if caller.kind is not Kind.BASE:
+            raise Fault(Condition.KEYS_FORBIDDEN)
+        asked = _asked(scope)
+        limit = _whole(asked, "limit", 1, SHOWN_MAX) or SHOWN_MAX
+        before = _whole(asked, "before", 0, NUMBER_MAX)
+        earned = await self.earnings.of_account(caller.account, NEWEST if before is None else before, limit)
+        await send_json(earnings_object(caller.account, earned, self.archive.calendar), send)
 
     async def _row(self, epoch: int, gateway: str | None) -> EpochRow:
         rows = [row for row in await self.archive.books.roots(epoch) if gateway in (None, row.gateway)]
@@ -152,12 +177,12 @@ def _fault(absent: Absent) -> Fault:
     return Fault(condition, None, {"problem": str(absent)}, absent.retry_after_ms / 1000)
 
 
-def epoch_routes(archive: EpochArchive) -> dict[str, dict[str, Endpoint]]:
+def epoch_routes(endpoints: EpochEndpoints) -> dict[str, dict[str, Endpoint]]:
     """Which endpoint serves which path below a base, and method; none needs a key."""
-    endpoints = EpochEndpoints(archive)
     return {
         "/epochs": {"GET": endpoints.list},
         "/epochs/{epoch}": {"GET": endpoints.get},
+        "/epochs/{epoch}/rewards": {"GET": endpoints.rewards},
         "/epochs/{epoch}/file": {"GET": endpoints.file},
         "/epochs/{epoch}/proof/{receipt}": {"GET": endpoints.proof},
     }

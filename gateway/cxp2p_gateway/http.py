@@ -22,7 +22,7 @@ from cxp2p_gateway.completions import completion_of
 from cxp2p_gateway.dashboard.routes import Dashboard
 from cxp2p_gateway.embeddings import EmbeddingsEndpoint
 from cxp2p_gateway.epoch_answers import envelope_object, standing_object
-from cxp2p_gateway.epoch_endpoints import epoch_routes
+from cxp2p_gateway.epoch_endpoints import EpochEndpoints, epoch_routes
 from cxp2p_gateway.exchange import Exchange, Outside, log_exchange
 from cxp2p_gateway.faults import Base, Condition, Fault
 from cxp2p_gateway.key_endpoints import key_routes
@@ -145,6 +145,7 @@ def _routes(
     tts, speech = Speech(means, openai.tts_ask), Speech(means, openai.speech_ask)
     scrape = ScrapeEndpoint(means, egress)
     told, page = serving.endpoints(cxp2p.__version__)
+    epochs = EpochEndpoints(door.archive, door.earnings)
     keyless = {
         "/health": Methods(GET=_health),
         "/ready": Methods(GET=_Ready(door)),
@@ -162,8 +163,9 @@ def _routes(
         "/models": Methods(GET=admitted(_Models(door, embed_rules))),
         "/models/{model:path}/endpoints": Methods(GET=admitted(_Model(door, embed_rules, openai.model_endpoints))),
         "/models/{model:path}": Methods(GET=admitted(_Model(door, embed_rules, openai.model_object))),
+        "/rewards": Methods(GET=admitted(epochs.own)),
         "/receipts/{generation}": Methods(GET=admitted(_Receipt(door))),
-        **{path: Methods(**methods) for path, methods in epoch_routes(door.archive).items()},
+        **{path: Methods(**methods) for path, methods in epoch_routes(epochs).items()},
         **{
             path: Methods(**{method: admitted(endpoint) for method, endpoint in methods.items()})
             for path, methods in key_routes(door, means.budget).items()

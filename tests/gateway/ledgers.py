@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from random import Random
 
 from cxp2p.receipts import HOURS
+from cxp2p.rewards import DEFAULT_RULES
 from cxp2p_gateway.accounts import Accounts
 from cxp2p_gateway.archive import EpochArchive
 from cxp2p_gateway.asking import Caller
+from cxp2p_gateway.earnings import Earnings
 from cxp2p_gateway.key_ring import KeyRing
 from cxp2p_gateway.rates import Counted, Rate
 from cxp2p_gateway.statements import Statements
@@ -39,6 +41,10 @@ class MemoryBooks:
     @property
     def archive(self) -> EpochArchive:
         return EpochArchive(EpochBooks(self.books), HOURS, self.books.wall_ms)
+
+    @property
+    def earnings(self) -> Earnings:
+        return Earnings(self.archive, self.books, DEFAULT_RULES, self.books.wall_ms)
 
     def rates(self, caller: Caller) -> Mapping[Counted, Rate]:
         return self.told_rates

@@ -111,6 +111,7 @@ async def test_every_receipt_gets_its_proof(store: Store, clock: Clock, count: i
         assert (root.count, proven) == (count, each)
         assert found.pair == EpochPair(
             entry=found.pair.entry,
+            account=USER.id,
             receipt_envelope=each.receipt_envelope,
             countersign_envelope=each.countersign_envelope,
         )

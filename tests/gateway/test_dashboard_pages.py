@@ -11,14 +11,22 @@ import trio
 from trio.testing import MockClock
 
 from browsers import EMAIL, LIVE, OPEN, PASSWORD, START_MS, Browser, House, hidden, text_of
+from cxp2p.epochs import open_entry
+from cxp2p.receipts import HOURS
 from cxp2p.records import Service
+from cxp2p.rewards import DEFAULT_RULES, rules_hash
 from cxp2p_gateway import dashboard
+from cxp2p_gateway.closing import Closing, entry_of
 from cxp2p_gateway.dashboard.charts import days_back
 from cxp2p_gateway.dashboard.live import Live, live_of
 from cxp2p_gateway.dashboard.snippets import snippets
 from cxp2p_gateway.people import LOG_INS_OF_ACCOUNT, PeopleRules
+from cxp2p_gateway.store.epochs import EpochBooks
 from cxp2p_gateway.store.rows import User
 from doors import MemoryDoor, card
+from hours import EPOCH, GATEWAY, receipt_of, seal
+from test_closing import Unreached
+from test_store import generation
 
 STYLE = Path(dashboard.__file__).parent / "static" / "style.css"
 TODAY = "2026-09-21"
@@ -122,6 +130,32 @@ async def test_own_nodes_show_what_they_earned() -> None:
     house.live = replace(LIVE, rows=(row,))
     await house.store.grant("earned", f"node:{row.peer}", 7_500_000)
     assert '<td class="num">7.5</td>' in text_of(await ada.get("/dashboard/rewards"))
+
+
+async def test_what_epochs_brought_is_told_with_the_reason() -> None:
+    """Held or released, and why; nothing before there is an epoch."""
+    house = House()
+    ada = await member(house)
+    assert "No epoch has been closed here yet" in text_of(await ada.get("/dashboard/rewards"))
+    (user,) = house.tables.people
+    store = house.door.books
+    store.entry_of = entry_of(HOURS)
+    await store.grant("credit", user, 5_000_000)
+    job = open_entry(*seal(receipt_of(owner=user, charge=5_000_000)))
+    begin_ms = HOURS.begins_at_ms(EPOCH)
+    await store.reserve("o1", user, 5_000_000, begin_ms)
+    signed = {"receipt_envelope": job.receipt_envelope, "countersign_envelope": job.countersign_envelope}
+    kept = generation("o1", 5_000_000, account=user, node=job.receipt.node, created_at_ms=begin_ms, **signed)
+    await store.settle(kept)
+    closing = Closing(
+        GATEWAY, EpochBooks(store), Unreached(), HOURS, rules_hash(DEFAULT_RULES), lambda: HOURS.closes_at_ms(EPOCH)
+    )
+    assert await closing.close_next() is not None
+
+    page = text_of(await ada.get("/dashboard/rewards"))
+    assert "held until 2027-01-16 09:10 UTC: audits of this epoch" in page
+    assert "<td>2027-01-15 08:00 UTC</td>" in page
+    assert '<td class="num">4.75</td>' in page
 
 
 async def test_the_password_is_changed_and_other_browsers_are_out() -> None:

@@ -77,7 +77,7 @@ ROWS = [
     row(
         403,
         "base_key_required",
-        "Only the base key of an account may manage its keys",
+        "Only the base key of an account may see or change this",
         C.KEYS_FORBIDDEN,
         NO_RETRY,
         "permission_error",

@@ -202,7 +202,7 @@ async def test_a_virtual_key_manages_none(shop: Shop, method: str, path: str) ->
         403,
         "base_key_required",
         None,
-        "Only the base key of an account may manage its keys",
+        "Only the base key of an account may see or change this",
     )
     assert (await shop.ask("GET", f"/keys/{key}"))["rpm"] == 1
 

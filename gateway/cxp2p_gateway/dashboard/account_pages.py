@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
+from cxp2p_gateway.archive import NEWEST
 from cxp2p_gateway.dashboard.charts import used
 from cxp2p_gateway.dashboard.desk import Desk, Reply, go
 from cxp2p_gateway.dashboard.entry_pages import entered
 from cxp2p_gateway.dashboard.visits import SESSION, Visit, set_cookie
+from cxp2p_gateway.earnings import SHOWN_MAX, WHY, Hold
 from cxp2p_gateway.people import FormWrong
 from cxp2p_gateway.statements import EVER
 from cxp2p_gateway.store import node_account
+
+HOLDS: Final = {"held": Hold.HELD, "released": Hold.RELEASED}
 
 
 async def account_page(desk: Desk, visit: Visit) -> Reply:
@@ -54,9 +59,15 @@ async def rewards_page(desk: Desk, visit: Visit) -> Reply:
     brought = await desk.store.read(lambda tables: tables.referred_count(account))
     nodes = [row for row in desk.network().rows if row.owner == account]
     rules = desk.people.rules
+    earned = await desk.door.earnings.of_account(account, NEWEST, SHOWN_MAX)
+    calendar = desk.door.earnings.calendar
     return desk.page(
         visit,
         "rewards.html",
+        earned=[(each, calendar.begins_at_ms(each.epoch)) for each in earned],
+        sums={name: sum(each.amount for each in earned if each.hold is hold) for name, hold in HOLDS.items()},
+        points=sum(each.points for each in earned),
+        why=WHY,
         link=f"{visit.own}/signup?ref={account}",
         brought=brought,
         rules=rules,

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from cxp2p_gateway.faults import Base, Condition, Fault, row_of
-from cxp2p_gateway.openapi.epochs import EPOCH_OPERATIONS, EPOCH_SCHEMAS
+from cxp2p_gateway.openapi.epochs import EPOCH_OPERATIONS, EPOCH_SCHEMAS, OWN_OPERATIONS
 from cxp2p_gateway.openapi.keys import KEY_OPERATIONS, KEY_SCHEMAS
 from cxp2p_gateway.openapi.operations import JSON, OPERATIONS, Operation
 from cxp2p_gateway.openapi.schemas import SCHEMAS
 from cxp2p_gateway.openapi.words import Schema, ref, text, whole
 
 BASES: Final = (Base.DOCUMENTED, Base.ALIAS)
-ALL: Final = {**OPERATIONS, **KEY_OPERATIONS, **EPOCH_OPERATIONS}
+ALL: Final = {**OPERATIONS, **KEY_OPERATIONS, **EPOCH_OPERATIONS, **OWN_OPERATIONS}
 ALWAYS: Final[dict[str, tuple[str, Schema]]] = {
     "x-request-id": ("Names the request.", text(pattern="^req_[0-9A-Z]{26}$")),
     "x-cx-processing-ms": ("Until the headers were sent.", whole(0)),

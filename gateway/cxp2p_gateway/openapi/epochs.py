@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from cxp2p_gateway.earnings import SHOWN_MAX, Hold
 from cxp2p_gateway.epoch_endpoints import LISTED, NUMBER_MAX
 from cxp2p_gateway.faults import Condition
 from cxp2p_gateway.openapi.operations import JSON, Operation
-from cxp2p_gateway.openapi.words import Schema, any_of, flag, given, just, many, maybe, ref, text, whole
+from cxp2p_gateway.openapi.words import Schema, any_of, flag, given, just, many, maybe, one_of, ref, text, whole
 from cxp2p_gateway.store.epochs import ROOTS_MAX
 
 HEX: Final = text(pattern="^[0-9a-f]*$")
@@ -48,6 +49,16 @@ EPOCH_OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
             query=OF_GATEWAY,
         )
     },
+    "/epochs/{epoch}/rewards": {
+        "get": Operation(
+            name="getEpochRewards",
+            summary="What everybody gets for an epoch, from what is published alone. For anybody.",
+            answers={JSON: ref("EpochRewards")},
+            faults=ONE_EPOCH | FEW,
+            keyed=False,
+            parameters=NUMBER,
+        )
+    },
     "/epochs/{epoch}/file": {
         "get": Operation(
             name="getEpochFile",
@@ -71,6 +82,31 @@ EPOCH_OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
     },
 }
 
+OWN_OPERATIONS: Final[Mapping[str, Mapping[str, Operation]]] = {
+    "/rewards": {
+        "get": Operation(
+            name="getRewards",
+            summary="What the account earned, epoch by epoch, and what of it is held, and why.",
+            answers={JSON: ref("Rewards")},
+            faults=ASKED | {Condition.KEYS_FORBIDDEN},
+            query={
+                "before": ("Only epochs below this number.", any_of(whole(0, NUMBER_MAX), just(""))),
+                "limit": (f"How many epochs at most; {SHOWN_MAX} if left out.", any_of(whole(1, SHOWN_MAX), just(""))),
+            },
+        )
+    }
+}
+NODE: Final = given(
+    {
+        "node": text(1),
+        "owner": text(),
+        **{name: whole(0) for name in ("receipts", "weight", "paid", "pool")},
+        "caught": flag(),
+    }
+)
+AMOUNTS: Final = {"type": "object", "additionalProperties": whole(0)}
+STATES: Final = one_of(["computed", *(each.value for each in Hold)])
+
 EPOCH_SCHEMAS: Final[dict[str, Schema]] = {
     "Epoch": given(
         {
@@ -84,6 +120,45 @@ EPOCH_SCHEMAS: Final[dict[str, Schema]] = {
             "charge": whole(0),
             "is_kept": flag(),
             "root": ENVELOPE,
+        }
+    ),
+    "EpochRewards": given(
+        {
+            "object": just("epoch.rewards"),
+            "epoch": whole(0),
+            "state": STATES,
+            "why": text(),
+            "rewards": maybe(
+                given(
+                    {
+                        "rules_hash": HEX,
+                        "nodes": many(NODE),
+                        "referrals": AMOUNTS,
+                        "points": AMOUNTS,
+                        **{name: whole(0) for name in ("charged", "returned", "fee", "pool", "pool_left")},
+                    }
+                )
+            ),
+        }
+    ),
+    "Rewards": given(
+        {
+            "object": just("rewards"),
+            "account": text(),
+            **{name: whole(0) for name in ("earned", "held", "released", "points")},
+            "epochs": many(
+                given(
+                    {
+                        "epoch": whole(0),
+                        "begins_at": maybe(text(format="date-time")),
+                        "state": STATES,
+                        "why": text(),
+                        "until": maybe(text(format="date-time")),
+                        **{name: whole(0) for name in ("earned", "points", "referrals")},
+                        "nodes": many(NODE),
+                    }
+                )
+            ),
         }
     ),
     "Inclusion": given(

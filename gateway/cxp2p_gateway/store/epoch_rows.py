@@ -39,9 +39,10 @@ class EpochEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochPair:
-    """An entry with the envelopes that it is made of."""
+    """An entry with the envelopes that it is made of. `account`: who asked, which is not published."""
 
     entry: EpochEntry
+    account: str
     receipt_envelope: bytes
     countersign_envelope: bytes
 

@@ -38,7 +38,10 @@ class MemoryEpochs(Ledger):
     def epoch_pairs(self, gateway: str, epoch: int, after: Key, limit: int) -> tuple[EpochPair, ...]:
         kept = [
             EpochPair(
-                entry=each, receipt_envelope=made.receipt_envelope, countersign_envelope=made.countersign_envelope
+                entry=each,
+                account=made.account,
+                receipt_envelope=made.receipt_envelope,
+                countersign_envelope=made.countersign_envelope,
             )
             for each in self.epoch_entries(gateway, epoch, after, len(self.entries))
             if (made := self.settled.get(each.order_id)) is not None

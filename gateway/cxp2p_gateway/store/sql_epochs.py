@@ -28,7 +28,7 @@ _KEY: Final = (EPOCH_ENTRIES.c.node, EPOCH_ENTRIES.c.lane, EPOCH_ENTRIES.c.seq)
 _AFTER: Final = tuple_(*_KEY) > tuple_(bindparam("node"), bindparam("lane"), bindparam("seq"))
 _ENTRIES: Final = select(*_ENTRY).where(*_OF_EPOCH, _AFTER).order_by(*_KEY).limit(bindparam("limit"))
 _PAIRS: Final = (
-    select(*_ENTRY, GENERATIONS.c.receipt_envelope, GENERATIONS.c.countersign_envelope)
+    select(*_ENTRY, GENERATIONS.c.account, GENERATIONS.c.receipt_envelope, GENERATIONS.c.countersign_envelope)
     .join(GENERATIONS, GENERATIONS.c.order_id == EPOCH_ENTRIES.c.order_id)
     .where(*_OF_EPOCH, _AFTER)
     .order_by(*_KEY)
@@ -173,5 +173,5 @@ def _wanted(gateway: str, epoch: int, after: Key, limit: int) -> dict[str, objec
 
 
 def _pair(values: dict[str, Any]) -> EpochPair:
-    envelopes = {name: values.pop(name) for name in ("receipt_envelope", "countersign_envelope")}
+    envelopes = {name: values.pop(name) for name in ("account", "receipt_envelope", "countersign_envelope")}
     return EpochPair(entry=EpochEntry(**values), **envelopes)
