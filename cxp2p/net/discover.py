@@ -32,7 +32,6 @@ LOOKUP_S_FIRST = 1.0
 EXCHANGE_S_FIRST = 1.0
 MODELS_WANTED_MAX = 64
 ASK_AGAIN_S = 1.0
-PEERS_ASKED_AT_ONCE = 3
 EXCHANGE_TIMEOUT_S = 5.0
 LOOKUPS_AT_ONCE = 8
 OPENED_MAX = 1024  # offers that were opened lately are remembered, with what they say about 10 kB each
@@ -214,7 +213,7 @@ class Discovery:
     async def _exchange(self) -> None:
         peers = self.network.connected()
         async with trio.open_nursery() as nursery:
-            for peer in self._rng.sample(peers, min(len(peers), PEERS_ASKED_AT_ONCE)):
+            for peer in self._rng.sample(peers, min(len(peers), self._rhythm.peers_asked)):
                 nursery.start_soon(self._ask_for_offers, peer)
 
     async def _ask_for_offers(self, peer: str) -> None:
