@@ -19,7 +19,7 @@ ENDINGS = {
     Finish.STOP: "it was complete",
     Finish.LENGTH: "the limit of its length was reached",
     Finish.CANCELLED: "the asker cancelled it",
-    Finish.HANDOFF: "another node took over",
+    Finish.HANDOFF: "the node gave it up, or another one took over",
     Finish.ERROR: "it failed, which costs nothing",
     Finish.TIMEOUT: "its time was over, which costs nothing",
 }

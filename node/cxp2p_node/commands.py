@@ -17,11 +17,15 @@ from cxp2p_node.app import Node, fetch_models, open_node
 from cxp2p_node.checking import check
 from cxp2p_node.config import ModelSettings, NodeSettings
 from cxp2p_node.progress import show_progress
+from cxp2p_node.receipt_commands import receipts
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def node() -> None:
     """Serve models from this machine."""
+
+
+node.add_command(receipts)
 
 
 @node.command("run")

@@ -165,6 +165,7 @@ async def test_a_receipt_is_settled_once(opener: Opener) -> None:
         assert await papers.settle(paper(), GRANTED)
         assert not await papers.settle(paper(), dispute)
         assert {each.seq: each.state for each in await papers.newest(1, 1)} == {0: State.SETTLED}
+        assert [each.state for each in await papers.newest(5, states=frozenset({State.OPEN}))] == [State.OPEN]
 
 
 async def test_what_costs_nothing_is_not_claimed(opener: Opener) -> None:

@@ -44,6 +44,8 @@ STATE_OF_VERDICT: Final = {
     Verdict.DISPUTED: State.DISPUTED,
 }
 OVER: Final = frozenset({State.LOST, State.SETTLED, State.ADJUSTED, State.DISPUTED})
+ANY: Final = frozenset(State)
+HELD: Final = frozenset({State.CLAIMED, State.REFUSED, State.DISPUTED})
 UNANSWERED: Final = frozenset({State.CLAIMED, State.REFUSED})
 
 
@@ -203,8 +205,8 @@ class Papers(Protocol):
     async def drop(self, before_ms: int, kept_max: int, step: int) -> Dropped:
         """Drops at most `step` papers that are older, or over `kept_max`: the oldest first, and what is owed last."""
 
-    async def newest(self, limit: int, offset: int = 0) -> Sequence[Paper]:
-        """The newest papers first."""
+    async def newest(self, limit: int, offset: int = 0, states: frozenset[State] = ANY) -> Sequence[Paper]:
+        """The newest papers first, of those in `states`."""
 
     async def sums(self) -> dict[State, Sums]:
         """What all papers come to, by state."""

@@ -10,6 +10,7 @@ import trio
 from cxp2p.exposure import DISPUTE_MS, SILENCE_MS
 from cxp2p.records import Receipt
 from cxp2p_node.papers import (
+    ANY,
     LANES_MAX,
     NEVER_MS,
     OVER,
@@ -111,9 +112,9 @@ class MemoryPapers:
         owed = [(paper.gateway, paper.receipt_hash) for paper in old if paper.state in UNANSWERED]
         return Dropped(len(old), [(gateway, key) for gateway, key in owed if key is not None])
 
-    async def newest(self, limit: int, offset: int = 0) -> Sequence[Paper]:
+    async def newest(self, limit: int, offset: int = 0, states: frozenset[State] = ANY) -> Sequence[Paper]:
         await trio.lowlevel.checkpoint()
-        return list(reversed(self._papers.values()))[offset : offset + limit]
+        return [paper for paper in reversed(self._papers.values()) if paper.state in states][offset : offset + limit]
 
     async def sums(self) -> dict[State, Sums]:
         await trio.lowlevel.checkpoint()

@@ -19,6 +19,7 @@ from typing import Final
 from cxp2p.exposure import DISPUTE_MS, SILENCE_MS
 from cxp2p.records import Receipt
 from cxp2p_node.papers import (
+    ANY,
     LANES_MAX,
     NEVER_MS,
     OVER,
@@ -113,8 +114,8 @@ class SqlitePapers:
     async def drop(self, before_ms: int, kept_max: int, step: int) -> Dropped:
         return await self.writer.do(partial(_drop, before_ms=before_ms, kept_max=kept_max, step=step))
 
-    async def newest(self, limit: int, offset: int = 0) -> Sequence[Paper]:
-        words = f"SELECT {ALL} FROM papers ORDER BY id DESC LIMIT ? OFFSET ?"
+    async def newest(self, limit: int, offset: int = 0, states: frozenset[State] = ANY) -> Sequence[Paper]:
+        words = f"SELECT {ALL} FROM papers WHERE state IN ({_listed(states)}) ORDER BY id DESC LIMIT ? OFFSET ?"
         return await self.writer.do(partial(_papers, words=words, values=(limit, offset)))
 
     async def sums(self) -> dict[State, Sums]:
