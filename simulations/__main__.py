@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -37,6 +38,9 @@ SEED = 1
 @click.option(
     "--report", type=click.Path(dir_okay=False, path_type=Path), help="Run all scenarios, and write this HTML page."
 )
+@click.option(
+    "--at-once", type=click.IntRange(1), default=os.cpu_count() or 1, help="With --report: processes; one a core."
+)
 def main(
     scenario: str | None,
     peers: int | None,
@@ -46,12 +50,13 @@ def main(
     plot: Path | None,
     as_json: bool,
     report: Path | None,
+    at_once: int,
 ) -> None:
     """Run SCENARIO: all its policies, each in its own world of the same seed. Without SCENARIO: list them."""
     if report is not None:
         if scenario or peers or hours or policies or plot or as_json:
-            raise click.UsageError("--report runs all scenarios as they are: only --seed goes with it")
-        _report(report, seed)
+            raise click.UsageError("--report runs all scenarios as they are: only --seed and --at-once go with it")
+        _report(report, seed, at_once)
         return
     if scenario is None:
         if peers or hours or policies or plot:
@@ -167,23 +172,15 @@ def _plot(result: Result, path: Path) -> None:
     click.echo(f"drew {path}", err=True)
 
 
-def _report(path: Path, seed: int) -> None:
+def _report(path: Path, seed: int, at_once: int) -> None:
     with _needs_matplotlib("--report"):
-        from simulations.report import Told, page  # noqa: PLC0415  # matplotlib is an extra of its own
-    told: list[Told] = []
-    for name, (scenario, question) in all_scenarios().items():
-        setting = Setting(peers=scenario.peers, seed=seed, hours=scenario.hours)
-        started = time.perf_counter()
-        try:
-            with _progress(name) as advance:
-                result = run_scenario(name, setting, advance=advance)
-        except ScenarioFailed as error:
-            fault = f"{error}\nat commit {commit()}"
-            told.append(Told(name=name, question=question, took_s=time.perf_counter() - started, fault=fault))
-            click.echo(f"{name}: {fault}", err=True)
-        else:
-            told.append(Told(name=name, question=question, took_s=time.perf_counter() - started, result=result))
-            click.echo(f"{name}: {result.conclusion}", err=True)
+        from simulations.report import Told, page, tell_all  # noqa: PLC0415  # matplotlib is an extra of its own
+    count, told = len(all_scenarios()), list[Told]()
+    with _progress(f"{count} scenarios") as advance:
+        for each in tell_all(seed, at_once):
+            told.append(each)
+            advance(len(told) / count)
+            click.echo(f"{each.name}: {each.result.conclusion if each.result else each.fault}", err=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page(told, commit()))
@@ -192,7 +189,7 @@ def _report(path: Path, seed: int) -> None:
     click.echo(f"wrote {path}")
     failed = [each.name for each in told if each.result is None]
     if failed:
-        raise click.ClickException(f"{len(failed)} of {len(told)} scenarios failed: {', '.join(failed)}")
+        raise click.ClickException(f"{len(failed)} of {count} scenarios failed: {', '.join(failed)}")
 
 
 @contextmanager

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import multiprocessing
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from html import escape
+from itertools import repeat
 from string import Template
 from typing import Final
 
 from simulations.plots import COLUMNS_MAX, svg
-from simulations.scenario import Result, all_scenarios
+from simulations.replay import commit
+from simulations.scenario import Advance, Result, ScenarioFailed, Setting, all_scenarios, run_scenario
 from simulations.words import number, words
 
 
@@ -76,8 +81,8 @@ PAGE: Final = Template(
 </head>
 <body>
 <h1>What the network would do</h1>
-<p class="pale">$count scenarios at commit <code>$commit</code>, $events events in $took s. The rules are the network's
-own; peers, links and engines are models. The same seed and commit give the same figures.</p>
+<p class="pale">$count scenarios at commit <code>$commit</code>, $events events in $took s of computing. The rules are
+the network's own; peers, links and engines are models. The same seed and commit give the same figures.</p>
 <table class="summary">$summary</table>
 $sections
 </body>
@@ -86,13 +91,36 @@ $sections
 )
 
 
-def page(told: Sequence[Told], commit: str) -> str:
-    """The page. Everything in it is in it: pictures, style, and no script."""
+def tell(name: str, seed: int, advance: Advance = lambda part: None) -> Told:
+    """Runs a scenario at its own modest size. One that fails is told of too."""
+    scenario, question = all_scenarios()[name]
+    setting = Setting(peers=scenario.peers, seed=seed, hours=scenario.hours)
+    started = time.perf_counter()
+    try:
+        result = run_scenario(name, setting, advance=advance)
+    except ScenarioFailed as error:
+        fault = f"{error}\nat commit {commit()}"
+        return Told(name=name, question=question, took_s=time.perf_counter() - started, fault=fault)
+    return Told(name=name, question=question, took_s=time.perf_counter() - started, result=result)
+
+
+def tell_all(seed: int, at_once: int) -> Iterator[Told]:
+    """All scenarios, in order of their names; so many at once, each in a process of its own if there are several."""
+    names = list(all_scenarios())
+    if at_once == 1:
+        yield from (tell(name, seed) for name in names)
+        return
+    with ProcessPoolExecutor(min(at_once, len(names)), multiprocessing.get_context("spawn")) as processes:
+        yield from processes.map(tell, names, repeat(seed))
+
+
+def page(told: Sequence[Told], source: str) -> str:
+    """The page, of runs at the commit `source`. It is whole: pictures and style are in it, and there is no script."""
     events = sum(each.result.events for each in told if each.result)
     return PAGE.substitute(
         style=STYLE,
         count=len(told),
-        commit=escape(commit),
+        commit=escape(source),
         events=f"{events:,}",
         took=f"{sum(each.took_s for each in told):.0f}",
         summary="".join(_summary(each) for each in told),

@@ -52,5 +52,6 @@ def test_what_is_sealed_as_one_kind_is_not_valid_as_another(signing: Signing) ->
 
 @pytest.mark.parametrize("envelope", [b"", b"short", b"\xff" * 200])
 def test_rubbish_is_refused(signing: Signing, envelope: bytes) -> None:
+    """What no signer made has no signer, and breaks nothing."""
     with pytest.raises(RemoteProtocolError):
         signing.open(Kind.ORDER, envelope)

@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 
 from cxp2p.ledger import Account, Change
 from simulations import __main__ as command
+from simulations import report
 from simulations import scenario as frame
 from simulations.replay import commit
 from simulations.scenario import Played, Scenario, Stage, all_scenarios
@@ -93,9 +94,10 @@ def test_a_failing_run_prints_the_seed_and_the_commit_and_exits_with_a_fault(
     known = {"broken": (broken, "Does it hold?")}
     monkeypatch.setattr(frame, "all_scenarios", lambda: known)
     monkeypatch.setattr(command, "all_scenarios", lambda: known)
+    monkeypatch.setattr(report, "all_scenarios", lambda: known)
 
     told = run("broken", "--seed", 77)
-    reported = run("--report", tmp_path / "page.html", "--seed", 78)
+    reported = run("--report", tmp_path / "page.html", "--seed", 78, "--at-once", 1)
 
     assert told.exit_code == 1
     assert "replay with: python -m simulations broken --peers 3 --hours 0.5 --seed 77 --policy one" in told.stderr
