@@ -153,8 +153,9 @@ async def test_what_epochs_brought_is_told_with_the_reason() -> None:
     assert await closing.close_next() is not None
 
     page = text_of(await ada.get("/dashboard/rewards"))
-    assert "held until 2027-01-16 09:10 UTC: audits of this epoch" in page
-    assert "<td>2027-01-15 08:00 UTC</td>" in page
+    assert "held until 2027-01-16 09:10 UTC" in page
+    assert "<dt>Held</dt><dd>audits of this epoch&#39;s receipts" in page
+    assert "2027-01-15 08:00 UTC" in page
     assert '<td class="num">4.75</td>' in page
 
 
