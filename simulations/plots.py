@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import cycle
 from pathlib import Path
 from textwrap import wrap
 from typing import Final
@@ -15,6 +16,7 @@ from matplotlib.ticker import FuncFormatter
 from simulations.scenario import Result, all_scenarios
 
 COLOURS: Final = ("#0b6e99", "#d1495b", "#edae49", "#66a182", "#8d6a9f", "#6b6b6b")
+STROKES: Final = tuple((colour, stroke) for stroke in ("-", "--", ":") for colour in COLOURS)  # one for each policy
 PANEL_INCHES: Final = (6.2, 3.6)
 COLUMNS_MAX: Final = 3
 TITLE_CHARS: Final = 44
@@ -66,10 +68,10 @@ def draw(result: Result, columns_max: int = COLUMNS_MAX) -> Picture:
 def _curves(axes: Axes, result: Result, name: str) -> None:
     scenario, _ = all_scenarios()[result.name]
     x_label, y_label = scenario.axes.get(name, ("", name))
-    for (policy, played), colour in zip(result.played.items(), COLOURS * 3, strict=False):
+    for (policy, played), (colour, stroke) in zip(result.played.items(), cycle(STROKES), strict=False):
         curve = played.curves.get(name)
         if curve is not None:
-            axes.plot(curve.x, curve.y, color=colour, linewidth=1.8, label=policy)
+            axes.plot(curve.x, curve.y, color=colour, linestyle=stroke, linewidth=1.8, label=policy)
     axes.set_title("\n".join(wrap(name, TITLE_CHARS)), loc="left", fontsize=10, fontweight="bold")
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -85,7 +87,7 @@ def _bars(axes: Axes, result: Result) -> None:
     first = next(iter(result.played.values()))
     names = [name for name in first.figures if name != "jobs"][:BARS_MAX]
     width = 0.8 / len(result.played)
-    for index, ((policy, played), colour) in enumerate(zip(result.played.items(), COLOURS * 3, strict=False)):
+    for index, ((policy, played), colour) in enumerate(zip(result.played.items(), cycle(COLOURS), strict=False)):
         most = [max(abs(each.figures.get(name, 0.0)) for each in result.played.values()) or 1.0 for name in names]
         heights = [played.figures.get(name, 0.0) / top for name, top in zip(names, most, strict=True)]
         axes.bar([place + index * width for place in range(len(names))], heights, width, color=colour, label=policy)

@@ -61,6 +61,7 @@ section { border-top: 2px solid var(--line); padding: 1.75rem 0; }
 .figures table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; width: 100%; }
 .figures th { text-align: right; padding: .35rem .5rem; border-bottom: 2px solid var(--line); }
 .figures th:first-child, .figures td:first-child { text-align: left; padding-left: 0; }
+.figures th:nth-child(2), .figures td:nth-child(2) { color: var(--own); font-weight: 600; }
 .figures td { text-align: right; padding: .3rem .5rem; border-bottom: 1px solid var(--line); }
 .plot { background: #fff; border-radius: 6px; padding: .5rem; }
 .plot svg { width: 100%; height: auto; display: block; }
