@@ -20,7 +20,7 @@ def of_node(node: NodeModel) -> list[str]:
         faults.append(f"{desk.running} jobs run, there are {desk.slots} slots")
     if desk.queued < 0 or desk.running + desk.queued > desk.slots + desk.queue_max:
         faults.append(f"{desk.queued} jobs wait and {desk.running} run, there is room for {desk.queue_max} to wait")
-    for gateway, total in node.owing.totals(node.world.now):
+    for gateway, total in node.owing.grown(node.world.now):
         if total > node.exposure_max:
             faults.append(f"gateway {gateway[-6:]} owes {total} µcredits, the limit is {node.exposure_max}")
     return [f"node {node.peer[-6:]}: {fault}" for fault in faults]

@@ -29,7 +29,7 @@ def test_a_job_is_done_receipted_countersigned_and_paid(signing: type[QuickSigni
         outcome.node: 8,
     }
     assert town.nodes[outcome.node].earned == 8
-    assert town.nodes[outcome.node].owing.totals(town.world.now) == [(town.gateway.peer, 0)]
+    assert town.nodes[outcome.node].owing.total(town.gateway.peer, town.world.now) == 0
 
 
 def test_a_lane_goes_on_over_many_jobs() -> None:
@@ -132,12 +132,12 @@ def test_a_countersign_that_was_lost_is_claimed_and_comes_again() -> None:
     town.links.cut([gateway.peer], [node.peer])
     town.world.run(town.world.now + 1.0)
     town.links.heal([gateway.peer], [node.peer])
-    assert node.owing.totals(town.world.now) == [(gateway.peer, 8)]
+    assert node.owing.total(gateway.peer, town.world.now) == 8
     assert node.earned == 0
 
     town.world.run(town.world.now + 60.0)
 
-    assert node.owing.totals(town.world.now) == [(gateway.peer, 0)]
+    assert node.owing.total(gateway.peer, town.world.now) == 0
     assert node.earned == gateway.books.accounts[node.peer].balance == 8
     town.finish()
 
@@ -156,7 +156,7 @@ def test_what_arrived_before_a_wall_is_paid_when_the_node_claims_it() -> None:
 
     assert gateway.books.accounts[node.peer].balance == node.earned
     assert 2 + 48 * 0.4 < node.earned < 2 + 48 * 0.6
-    assert node.owing.totals(town.world.now) == [(gateway.peer, 0)]
+    assert node.owing.total(gateway.peer, town.world.now) == 0
     town.finish()
 
 
