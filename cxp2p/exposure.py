@@ -17,7 +17,7 @@ from cxp2p.records import Refusal, RefusalCode
 UNANSWERED_MAX: Final = 3  # receipts of one gateway; then it gets no more work
 UNSETTLED_MAX: Final = 1024  # receipts of one gateway: as many as are on their way at most, and a few
 DISPUTE_MS: Final = 24 * 3_600_000  # a dispute weighs so long: a receipt that old counts for no epoch
-AGREED_PER_DISPUTE: Final = 20  # receipts that are agreed to make up for a dispute
+AGREED_PER_DISPUTE: Final = 20  # times what is in dispute must be agreed to, to make up for it
 GATEWAYS_MAX: Final = 4096
 SILENCE_MS: Final = round(protocols.COUNTERSIGN_TIMEOUT_S * 1000)
 RETRY_MS: Final = 5_000
@@ -96,14 +96,17 @@ class Exposures:
         self._account(gateway).owed[receipt_hash] = owed
 
     def agreed(self, gateway: str, receipt_hash: bytes) -> bytes | None:
-        """The gateway agreed to a receipt. Returns the receipt whose dispute this makes up for, if it does."""
+        """The gateway agreed to a receipt. Returns the receipt whose dispute this makes up for, if it does.
+
+        It is money that makes up for it: else twenty tiny jobs would pay for a large one.
+        """
         account = self._accounts.get(gateway)
         if account is None:
             return None
-        account.owed.pop(receipt_hash, None)
-        account.agreed += 1
+        paid = account.owed.pop(receipt_hash, None)
+        account.agreed += paid.amount if paid is not None else 0
         disputed = next((key for key, owed in account.owed.items() if owed.disputed), None)
-        if disputed is None or account.agreed < AGREED_PER_DISPUTE:
+        if disputed is None or account.agreed < AGREED_PER_DISPUTE * account.owed[disputed].amount:
             return None
         account.agreed = 0
         del account.owed[disputed]

@@ -75,6 +75,19 @@ def test_twenty_agreed_receipts_make_up_for_a_dispute() -> None:
     assert exposures.limit("g", 1) == MAX
 
 
+def test_tiny_receipts_do_not_make_up_for_a_large_one() -> None:
+    """Twenty times the money, in however many receipts."""
+    exposures = owing(100)
+    exposures.disputed("g", key(0))
+    made_up = []
+    for number in range(1, 2002):
+        exposures.owe("g", key(number), Owed(1, 0))
+        made_up.append(exposures.agreed("g", key(number)))
+
+    assert made_up.index(key(0)) == 100 * AGREED_PER_DISPUTE - 1
+    assert exposures.limit("g", 1) == MAX
+
+
 def test_three_disputes_in_a_row_end_the_work() -> None:
     """As three silences do."""
     exposures = owing(1, 1, 1)
