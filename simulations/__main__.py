@@ -21,6 +21,7 @@ from rich.table import Table
 
 from simulations.replay import commit
 from simulations.scenario import Advance, Result, Scenario, ScenarioFailed, Setting, all_scenarios, run_scenario
+from simulations.signing import KEYS
 from simulations.words import number, words
 
 WIDTH_MIN = 100
@@ -33,6 +34,9 @@ SEED = 1
 @click.option("--seed", type=int, default=SEED, show_default=True, help="What all chance is drawn from.")
 @click.option("--hours", type=click.FloatRange(0, min_open=True), help="Simulated; the scenario's own if not set.")
 @click.option("--policy", "policies", multiple=True, help="Only this one; may be given again. All if not set.")
+@click.option(
+    "--keys", type=click.Choice(sorted(KEYS)), default="quick", show_default=True, help="real signs with Ed25519."
+)
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this PNG or SVG file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
@@ -47,6 +51,7 @@ def main(
     seed: int,
     hours: float | None,
     policies: tuple[str, ...],
+    keys: str,
     plot: Path | None,
     as_json: bool,
     report: Path | None,
@@ -66,9 +71,7 @@ def main(
     found = _found(scenario, policies)
     if plot is not None:
         _check_plot(plot)
-    setting = Setting(
-        peers=found.peers if peers is None else peers, seed=seed, hours=found.hours if hours is None else hours
-    )
+    setting = Setting(peers=peers or found.peers, seed=seed, hours=hours or found.hours, keys=keys)
     started = time.perf_counter()
     try:
         with _progress(scenario) as advance:

@@ -14,7 +14,7 @@ from typing import Final
 
 from simulations.plots import COLUMNS_MAX, svg
 from simulations.replay import commit
-from simulations.scenario import Advance, Result, ScenarioFailed, Setting, all_scenarios, run_scenario
+from simulations.scenario import Advance, Result, ScenarioFailed, Setting, all_scenarios, replay, run_scenario
 from simulations.words import number, words
 
 
@@ -143,7 +143,7 @@ def _section(told: Told) -> str:
     if told.result is None:
         return f'{head}<p class="conclusion fault">{escape(told.fault)}</p></section>'
     result, setting = told.result, told.result.setting
-    again = f"python -m simulations {told.name} --peers {setting.peers} --hours {setting.hours:g} --seed {setting.seed}"
+    again = replay(told.name, setting)
     layout, columns = ("both", 1) if _is_small(result) else ("stacked", COLUMNS_MAX)
     return (
         f'{head}<p class="conclusion">{escape(result.conclusion)}</p>'

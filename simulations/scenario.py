@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from simulations import scenarios
 from simulations.demands import End, Outcome
+from simulations.signing import KEYS
 from simulations.town import Town
 from simulations.world import BrokenInvariant, World
 
@@ -30,11 +31,12 @@ Advance: TypeAlias = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How large a run is, and its seed."""
+    """How large a run is, and its seed. `keys`: "real" has everything signed with Ed25519, "quick" with digests."""
 
     peers: int
     seed: int
     hours: float
+    keys: str = "quick"
 
     @property
     def seconds(self) -> float:
@@ -64,7 +66,7 @@ class Stage:
         self.setting = setting
         self.policy = policy
         self.world = World(setting.seed)
-        self.town = Town(self.world)
+        self.town = Town(self.world, KEYS[setting.keys]())
         self._advance = advance
 
     def run(self, until: float | None = None) -> None:
@@ -140,8 +142,7 @@ def run_scenario(
         try:
             played[policy] = scenario.play(stage)
         except BrokenInvariant as error:
-            replay = f"{name} --peers {setting.peers} --hours {setting.hours:g} --seed {setting.seed} --policy {policy}"
-            raise ScenarioFailed(f"{error}\nreplay with: python -m simulations {replay}") from error
+            raise ScenarioFailed(f"{error}\nreplay with: {replay(name, setting)} --policy {policy}") from error
         digests[policy] = stage.world.digest()
         events += stage.world.events
     figures = {policy: each.figures for policy, each in played.items()}
@@ -155,6 +156,12 @@ def run_scenario(
         digests=digests,
         conclusion=scenario.conclude(figures) if whole else "",
     )
+
+
+def replay(name: str, setting: Setting) -> str:
+    """The command that does the same again, at the same commit."""
+    keys = "" if setting.keys == "quick" else f" --keys {setting.keys}"
+    return f"python -m simulations {name} --peers {setting.peers} --hours {setting.hours!r} --seed {setting.seed}{keys}"
 
 
 def _part_of(advance: Advance, index: int, count: int) -> Advance:

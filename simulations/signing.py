@@ -7,8 +7,10 @@ what as which kind, which is all that the rules ask; it is no defence against an
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 from cxp2p.errors import RemoteProtocolError
 from cxp2p.identity import Kind, Opened, identity_from_seed, open_envelope
@@ -85,3 +87,7 @@ class QuickSigning:
         if signer is None or signer.tag(kind, body) != envelope[:TAG_BYTES]:
             raise RemoteProtocolError(f"{kind} signature is not valid")
         return Opened(peer, body, envelope)
+
+
+KEYS: Final[Mapping[str, Callable[[], Signing]]] = MappingProxyType({"quick": QuickSigning, "real": RealSigning})
+"""Both by name: quick ones are what a scenario has, if nobody says otherwise."""

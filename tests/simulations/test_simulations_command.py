@@ -43,11 +43,21 @@ def test_json_holds_the_same_and_only_chosen_policies_are_run() -> None:
     told = json.loads(run(*SMALL, "--json", "--policy", "turns", "--policy", "router").stdout)
 
     assert list(told["played"]) == ["turns", "router"]
-    assert told["setting"] == {"peers": 8, "seed": 1, "hours": 0.02}
+    assert told["setting"] == {"peers": 8, "seed": 1, "hours": 0.02, "keys": "quick"}
     assert told["played"]["router"]["figures"]["jobs"] > 10
     assert len(told["digests"]["router"]) == 64
     assert told["commit"]
     assert told["conclusion"] == ""
+
+
+def test_real_keys_change_who_peers_are_and_not_what_is_true() -> None:
+    """The same users come, everything is done, and it can be told apart."""
+    quick, real = (json.loads(run(*SMALL, "--json", "--keys", keys).stdout) for keys in ("quick", "real"))
+
+    assert real["setting"]["keys"] == "real"
+    assert real["digests"]["router"] != quick["digests"]["router"]
+    for figure in ("jobs", "done_percent"):
+        assert real["played"]["router"]["figures"][figure] == quick["played"]["router"]["figures"][figure]
 
 
 @pytest.mark.parametrize("name", ["plot.png", "plot.svg"])
@@ -65,6 +75,7 @@ def test_a_plot_is_drawn_into_the_file(tmp_path: Path, name: str) -> None:
         ((*SMALL, "--policy", "luck"), "Invalid value for --policy: 'luck' is none of router, chance, turns"),
         ((*SMALL, "--peers", "1"), "1 is not in the range x>=2"),
         ((*SMALL, "--hours", "0"), "0.0 is not in the range x>0"),
+        ((*SMALL, "--keys", "x"), "Invalid value for '--keys': 'x' is not one of 'quick', 'real'"),
         ((*SMALL, "--seed", "x"), "'x' is not a valid integer"),
         ((*SMALL, "--plot", "plot.txt"), "Invalid value for --plot: 'plot.txt' must end in .png or .svg"),
         (("--peers", "5"), "SCENARIO is missing"),
