@@ -19,6 +19,7 @@ from cxp2p.identity import Identity
 from cxp2p.lanes import NodeLanes
 from cxp2p.net import Network
 from cxp2p.net.discover import Discovery
+from cxp2p.net.epochs import EpochServing
 from cxp2p.net.rhythm import Rhythm
 from cxp2p.net.tasks import background
 from cxp2p.paths import default_data_path
@@ -30,6 +31,7 @@ from cxp2p_node.advertise import Advertiser
 from cxp2p_node.bench import Bench, bench
 from cxp2p_node.claims import Claims
 from cxp2p_node.config import NodeSettings, ReceiptSettings
+from cxp2p_node.counting import Counting, SeenRoots
 from cxp2p_node.engines import Engine
 from cxp2p_node.engines.opening import in_thread, loadable, open_engine
 from cxp2p_node.engines.shelf import Loadable, open_shelf
@@ -118,8 +120,10 @@ async def run_node(
     discovery.own_offer = lambda: advertiser.envelope
     async with background() as nursery:
         network.serve(protocols.JOB, serving.handle)
+        network.serve(protocols.EPOCH, EpochServing(SeenRoots(till.papers)).handle)
         nursery.start_soon(till.tidy, keeping or ReceiptSettings(), rhythm.tidy_s)
         nursery.start_soon(Claims(network, till, wall_ms, rhythm.claim_s).run)
+        nursery.start_soon(Counting(network, till.papers, calendar, wall_ms, rhythm.tidy_s).run)
         nursery.start_soon(discovery.run)
         nursery.start_soon(advertiser.run)
         yield Node(network, serving, advertiser, discovery, benches)

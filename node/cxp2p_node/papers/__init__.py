@@ -17,6 +17,7 @@ from cxp2p.lanes import replayable_until_ms
 from cxp2p.receipts import digest
 from cxp2p.records import Order, Receipt, Verdict
 
+OMITTED: Final = -1  # instead of an epoch
 NEVER_MS: Final = 2**63 - 1
 LANES_MAX: Final = 65_536  # that are remembered at a start: the newest
 OWED_MAX: Final = 65_536  # receipts without a countersign that weigh at a start: the newest
@@ -54,7 +55,7 @@ class Paper:
     """One order and what was signed about it. `vouched`: what vouchers cover of `charge`; `agreed`: what is paid of it.
 
     `claim_at_ms`: not claimed before. `note`: why it was disputed or refused, in the gateway's words. `forgiven`: its
-    dispute weighs no more.
+    dispute weighs no more. `counted_in`: the epoch whose root counts it; OMITTED: that is over, and none did.
     """
 
     gateway: str
@@ -81,6 +82,7 @@ class Paper:
     claim_at_ms: int = 0
     note: str = ""
     forgiven: bool = False
+    counted_in: int | None = None
 
 
 def taken(order: Order, envelope: bytes, wall_ms: int) -> Paper:
@@ -163,6 +165,9 @@ class Dropped:
     owed: Sequence[tuple[str, bytes]] = ()
 
 
+WRONGS_MAX: Final = 256
+
+
 @dataclass(frozen=True, slots=True)
 class Sums:
     """Papers of one state: how many, what they charge, and what of it is paid."""
@@ -172,7 +177,53 @@ class Sums:
     agreed: int
 
 
-class Papers(Protocol):
+class Counted(StrEnum):
+    """Where what was countersigned stands in the epochs of its gateways."""
+
+    WAITING = "waiting"  # no root counts it yet
+    OMITTED = "omitted"  # none did, and none may any more
+    HELD = "held"  # counted, and audits may still come
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptWrong:
+    """What a gateway signed that it should not have. `data`: an `Evidence`, encoded."""
+
+    id: str
+    peer: str
+    wrong: str
+    says: str
+    data: bytes
+    at_ms: int
+
+
+class EpochPapers(Protocol):
+    """What a node keeps of the epochs of its gateways. Every call raises PapersError."""
+
+    async def uncounted(self, gateway: str, before_ms: int, limit: int, offset: int = 0) -> Sequence[Paper]:
+        """What a gateway countersigned of jobs that ended before, and no root counts yet; the oldest first."""
+
+    async def count(self, paper: Paper, counted_in: int) -> None:
+        """An epoch's root counts it, or OMITTED."""
+
+    async def keep_root(self, gateway: str, epoch: int, envelope: bytes) -> bytes:
+        """Keeps a root, and returns the one that is kept: the first."""
+
+    async def root(self, gateway: str, epoch: int | None) -> bytes | None:
+        """A kept root: of an epoch, or the newest."""
+
+    async def accuse(self, wrong: KeptWrong) -> None:
+        """Keeps evidence, once for each id; only the newest WRONGS_MAX."""
+
+    async def wrongs(self) -> Sequence[KeptWrong]:
+        """All evidence, the newest first."""
+
+    async def counted(self, released_before: int) -> dict[Counted, Sums]:
+        """What all that was countersigned comes to, by where it stands; epochs below a number are released."""
+
+
+class Papers(EpochPapers, Protocol):
     """Where a node keeps its papers. Every call raises PapersError."""
 
     async def start(self, wall_ms: int) -> Kept:

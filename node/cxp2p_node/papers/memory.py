@@ -27,13 +27,14 @@ from cxp2p_node.papers import (
     Sums,
     receipted,
 )
+from cxp2p_node.papers.memory_epochs import MemoryEpochPapers
 
 
-class MemoryPapers:
+class MemoryPapers(MemoryEpochPapers):
     """Papers in a dict, in the order in which they came. It is bounded by `drop`, as the one on disk is."""
 
     def __init__(self) -> None:
-        self._papers: dict[tuple[str, bytes, int], Paper] = {}
+        super().__init__()
 
     async def start(self, wall_ms: int) -> Kept:
         await trio.lowlevel.checkpoint()

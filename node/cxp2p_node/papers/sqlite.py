@@ -36,10 +36,11 @@ from cxp2p_node.papers import (
     Sums,
     receipted,
 )
+from cxp2p_node.papers.sqlite_epochs import UPGRADE, SqliteEpochPapers
 from cxp2p_node.papers.writer import Writer, open_writer
 
 FILE_NAME: Final = "receipts.db"
-VERSION: Final = 1  # kept in SQLite's user_version
+VERSION: Final = 2  # kept in SQLite's user_version
 APPLICATION_ID: Final = 0x6378706E  # "cxpn": tells this program's files from other people's
 COLUMNS: Final = tuple(each.name for each in fields(Paper))
 ALL: Final = ", ".join(COLUMNS)
@@ -55,6 +56,7 @@ CREATE TABLE papers (
 ) STRICT;
 CREATE UNIQUE INDEX papers_seq ON papers (gateway, lane, seq);
 CREATE INDEX papers_claims ON papers (gateway) WHERE state = '{State.CLAIMED}';
+{UPGRADE}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
@@ -64,11 +66,11 @@ def _listed(states: frozenset[State]) -> str:
     return ", ".join(f"'{state}'" for state in sorted(states))
 
 
-class SqlitePapers:
+class SqlitePapers(SqliteEpochPapers):
     """Papers in one table. Make them with `open_papers`."""
 
     def __init__(self, writer: Writer) -> None:
-        self.writer = writer
+        super().__init__(writer, ALL, _paper)
 
     async def start(self, wall_ms: int) -> Kept:
         return await self.writer.do(partial(_start, wall_ms=wall_ms))
@@ -259,13 +261,14 @@ def _connection(path: Path, *, write: bool = True) -> Iterator[sqlite3.Connectio
     try:
         connection.execute("PRAGMA busy_timeout = 5000")
         is_new = write and not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
-        if not is_new:
-            _check(connection, path)
+        version = VERSION if is_new else _check(connection, path)
         if write:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
         if is_new:
             connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+        elif write and version < VERSION:
+            connection.executescript(f"BEGIN IMMEDIATE; {UPGRADE} PRAGMA user_version = {VERSION}; COMMIT;")
         if not write:
             connection.execute("PRAGMA query_only = ON")
     except sqlite3.Error as error:
@@ -280,14 +283,15 @@ def _connection(path: Path, *, write: bool = True) -> Iterator[sqlite3.Connectio
         connection.close()
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuses a file that is not ours, or too new."""
+def _check(connection: sqlite3.Connection, path: Path) -> int:
+    """Refuses a file that is not ours, or too new; returns its version."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
         raise PapersError(f"{path} is not a node's papers; it was left as it was: give another data path")
-    if version != VERSION:
+    if version not in (1, VERSION):
         raise PapersError(
             f"the node's papers {path} have version {version}, this program knows {VERSION}; "
             "they were left as they were: use the program that made them, or a newer one"
         )
+    return int(version)
