@@ -112,6 +112,7 @@ class LaneMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         for max_out in (300, 12_000):
             self.order_one(max_out, lost=False)
+        self.work_on(self.jobs[-1], 20, 90, lost=False)
 
     # An order leaves.
 
@@ -161,7 +162,9 @@ class LaneMachine(RuleBasedStateMachine):
     @rule(at=AT, pieces=st.sampled_from([3, 20, 200]), size=st.sampled_from([7, 90]), lost=SELDOM)
     def work(self, at: int, pieces: int, size: int, lost: bool) -> None:
         """Pieces go out while vouchers allow it, and vouchers come back, unless they are lost."""
-        job = self.pick(at, runs_here)
+        self.work_on(self.pick(at, runs_here), pieces, size, lost=lost)
+
+    def work_on(self, job: Job, pieces: int, size: int, *, lost: bool) -> None:
         for _ in range(pieces):
             after = min(job.made + size, job.order.max_out)
             if not self.node.may_hand_on(job.order, IN_UNITS, job.made, after):
