@@ -16,6 +16,7 @@ from cxp2p.settings import load_settings, write_commented
 from cxp2p_node.app import Node, fetch_models, open_node
 from cxp2p_node.checking import check
 from cxp2p_node.config import ModelSettings, NodeSettings
+from cxp2p_node.earning_commands import earnings
 from cxp2p_node.progress import show_progress
 from cxp2p_node.receipt_commands import receipts
 
@@ -26,6 +27,7 @@ def node() -> None:
 
 
 node.add_command(receipts)
+node.add_command(earnings)
 
 
 @node.command("run")
