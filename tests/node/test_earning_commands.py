@@ -56,8 +56,8 @@ def test_each_part_stands_with_its_reason(folder: Path) -> None:
         "earned    0.000500 credits, before the fee",
         "released  0.000100 credits: 1 receipts counted, and nothing can change it any more",
         "held      0.000100 credits: 1 receipts counted under a root; audits may still find it invalid for a day",
-        "waiting   0.000200 credits: 2 receipts countersigned, and under no root yet: its epoch is open, or its gateway "
-        "was not asked since",
+        "waiting   0.000200 credits: 2 receipts countersigned, and under no root yet: its epoch is open, "
+        "or its gateway was not asked since",
         "omitted   0.000100 credits: 1 receipts countersigned, and left out of every root that could count it",
         f"evidence  {GATEWAY.peer} signed two roots for epoch {EPOCH}",
     ]
