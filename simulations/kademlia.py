@@ -6,12 +6,22 @@ hosts in `tests/simulations/test_kademlia_hosts.py`.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from hashlib import sha256
 
 KEY_BITS = 256
+
+
+class Late(Enum):
+    """Whom a look-up found that was cut off."""
+
+    NOBODY = auto()
+    TABLE = auto()  # those in the asker's table
+    MET = auto()  # the closest that it met so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +30,7 @@ class Rules:
 
     `split_any`: any full bucket is split, as py-libp2p does it; False: only the one of the own key, as Kademlia has it
     (Maymounkov and Mazières, 2002) and our fix. `long_keys`: a look-up of a key of more than 50 bytes is answered, as
-    with our fix. `late_is_lost`: a look-up that is not over in `look_up_s` found nobody; False: it has those that it
-    met so far.
+    with our fix. `late`: whom a look-up found that is not over in `look_up_s`.
     """
 
     bucket_size: int = 20
@@ -44,12 +53,14 @@ class Rules:
     provider_life_s: float = 48 * 3600.0
     value_life_s: float = 24 * 3600.0
     split_any: bool = False
+    round_s: float = 2.0  # a round ends then, with those who answered; the others are forgotten
+    keep_failed: bool = True  # among the closest; False: who did not answer is not one of them
     long_keys: bool = True
-    late_is_lost: bool = False
+    late: Late = Late.MET
 
 
 OURS = Rules()
-STOCK = Rules(split_any=True, long_keys=False, late_is_lost=True)
+STOCK = Rules(split_any=True, long_keys=False, round_s=math.inf, late=Late.NOBODY)
 FIND_KEY_BYTES_MAX = 50  # without our fix a FIND_NODE for a longer key is refused (kad_dht.py, `valid_peer_id`)
 
 
@@ -164,7 +175,7 @@ class Table:
 class Walk:
     """A look-up: in rounds, the closest that were not asked are asked, all at once, until a round finds none closer.
 
-    As `PeerRouting.find_closest_peers_network`: peers that did not answer keep their place among the closest.
+    As `Libp2pDht._find_closest` and kad-dht's `find_closest_peers_network`: who did not answer keeps its place.
     """
 
     __slots__ = ("_asked", "_keys", "_own", "_rules", "closest", "key", "over", "rounds")
@@ -201,7 +212,7 @@ class Walk:
         """What the answers of a round named, all together."""
         new = {peer for peer in named if peer != self._own}
         if not new:
-            self.over = not any(peer in self._waiting() for peer in self.closest[: self._rules.bucket_size])
+            self.over = not self._waiting()
             return
         keys, key = self._keys, self.key
         closest = sorted(new.union(self.closest), key=lambda peer: keys[peer] ^ key)[: self._rules.count]

@@ -6,12 +6,14 @@ Exact but slow: a thousand look-ups a second. For networks as small as one can s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import partial
 from typing import Any, TypeAlias
 
-from simulations.kademlia import FIND_KEY_BYTES_MAX, OURS, Rules, Table, Walk, key_of
+from simulations.kademlia import FIND_KEY_BYTES_MAX, OURS, Late, Rules, Table, Walk, key_of
 from simulations.world import World
 
 DIAL_TRIPS = 4  # TCP, the choice of Noise, Noise itself, the choice of Yamux
@@ -157,6 +159,10 @@ class Hosts:
         walk = Walk(self.keys, peer, key, start, self.rules)
         self.look_ups += 1
         answered = self.rules.long_keys or len(name) <= FIND_KEY_BYTES_MAX
+
+        def answer(at: Host) -> list[int] | None:
+            return at.table.closest(key, self.rules.bucket_size) if answered else None
+
         tally = {"failed": 0, "over": False}
 
         def end(*, late: bool) -> None:
@@ -164,8 +170,8 @@ class Hosts:
                 return
             tally["over"] = True
             closest = walk.closest
-            if late:
-                closest = [] if self.rules.late_is_lost else host.table.closest(key, self.rules.count)
+            if late and self.rules.late is not Late.MET:
+                closest = [] if self.rules.late is Late.NOBODY else host.table.closest(key, self.rules.count)
             done(Found(tuple(closest), walk.rounds, walk.asked, tally["failed"], self.world.now - began, late))
 
         def go() -> None:
@@ -174,27 +180,37 @@ class Hosts:
                 end(late=False)
                 return
             named: dict[int, None] = {}
-            waiting = [len(asks)]
+            waiting = dict.fromkeys(asks)
 
-            def heard(answer: list[int] | None) -> None:
+            def heard(other: int, answer: list[int] | None) -> None:
+                if other not in waiting:
+                    return  # the round is over
+                del waiting[other]
                 if answer is None:
                     tally["failed"] += 1
                 else:
                     named.update(dict.fromkeys(answer))
-                waiting[0] -= 1
-                if not waiting[0] and not tally["over"]:
+                if not waiting:
+                    go_on()
+
+            def go_on() -> None:
+                for other in waiting:
+                    tally["failed"] += 1
+                    host.table.remove(other)
+                waiting.clear()
+                if not tally["over"]:
                     walk.hear(named)
                     go()
 
+            def cut() -> None:
+                if waiting:
+                    go_on()
+
             for other in asks:
                 host.table.add(other, self.world.now, self._alive)
-                self._ask(
-                    peer,
-                    other,
-                    lambda at: at.table.closest(key, self.rules.bucket_size) if answered else None,
-                    heard,
-                    learn=True,
-                )
+                self._ask(peer, other, answer, partial(heard, other), learn=True)
+            if not at_once and math.isfinite(self.rules.round_s):
+                self.world.after(self.rules.round_s, cut)
 
         if not at_once:
             self.world.after(self.rules.look_up_s, lambda: end(late=True))

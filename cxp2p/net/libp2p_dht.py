@@ -1,19 +1,22 @@
 """The DHT over py-libp2p's kad-dht, asked so that its answers are fresh and its failures honest.
 
 The stock calls answer from a local copy, count stores that did not happen, and walk every peer. Here the closest peers
-are found by kad-dht's look-up, and then asked directly, all at once, in bounded time.
+are found by a walk of our own, and then asked directly, all at once, in bounded time.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import trio
+from libp2p.kad_dht.common import ALPHA
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.kad_dht.peer_routing import MIN_PEERS_THRESHOLD
+from libp2p.kad_dht.utils import sort_peer_ids_by_distance
 from libp2p.peer.id import ID
 from libp2p.records.validator import NamespacedValidator, Validator
 from libp2p.tools.anyio_service import background_trio_service
@@ -31,6 +34,7 @@ NAMESPACE = "cxp2p"
 KEY = re.compile(rf"/{NAMESPACE}/([^/]+)(?:/(0|[1-9][0-9]{{0,18}}))?")
 ASK_S = 3.0  # one peer's answer
 LOOK_UP_S = 8.0  # finding the closest peers; then those that were met so far are asked
+ROUND_S = 2.0  # of that: to dial and ask takes six round trips, one round the world a third of a second
 CLOSEST = 20  # peers that keep a record: k, in the DHT's words
 PROVIDE_PAUSE_S = 1.1  # a peer drops more than 10 announcements in 10 s, silently
 PROVIDE_BURST = 8
@@ -179,12 +183,47 @@ class Libp2pDht:
         local = store.get(key)
         return values if local is None else [*values, bytes(local.value)]
 
+    async def _find_closest(self, key: bytes) -> list[ID]:
+        """The peers closest to `key`, as far as they were met in `LOOK_UP_S`.
+
+        It walks as kad-dht does, but a round does not wait for peers that hang: with one in each of two rounds its
+        walk takes longer than we have, and tells nothing of whom it met.
+        """
+        table, own = self._dht.routing_table, self._host.get_id()
+        closest = table.find_local_closest_peers(key, CLOSEST)
+        if len(closest) < MIN_PEERS_THRESHOLD:
+            closest = _nearest(key, (*closest, *self._host.get_connected_peers()))
+        asked = {own}
+        with trio.move_on_after(LOOK_UP_S):
+            while asks := [peer for peer in closest if peer not in asked][:ALPHA]:
+                asked.update(asks)
+                named = await self._ask_round(key, asks)
+                nearer = _nearest(key, (*closest, *named))
+                if named and nearer == closest:
+                    break
+                closest = nearer
+        return closest
+
+    async def _ask_round(self, key: bytes, peers: list[ID]) -> list[ID]:
+        """Whom these peers name, all asked at once. Who is late is forgotten, until somebody names it again."""
+        named: list[ID] = []
+        late = dict.fromkeys(peers)
+
+        async def ask(peer: ID) -> None:
+            named.extend(await self._dht.peer_routing._query_peer_for_closest(peer, key))
+            del late[peer]
+
+        with trio.move_on_after(ROUND_S):
+            async with trio.open_nursery() as nursery:
+                for peer in peers:
+                    nursery.start_soon(ask, peer)
+        for peer in late:
+            self._dht.routing_table.remove_peer(peer)
+        return named
+
     async def _ask_closest(self, key: bytes, ask: Callable[[ID], Awaitable[T]]) -> list[T]:
         """What the peers closest to `key` answer, all asked at once; those that fail or are late are left out."""
-        with trio.move_on_after(LOOK_UP_S) as patience:
-            closest = await self._dht.peer_routing.find_closest_peers_network(key)
-        if patience.cancelled_caught:  # two peers that hang, in two rounds, are enough for that
-            closest = self._dht.routing_table.find_local_closest_peers(key, CLOSEST)
+        closest = await self._find_closest(key)
         answers: list[T] = []
 
         async def one(peer: ID) -> None:
@@ -207,6 +246,11 @@ class Libp2pDht:
         if len(self._provided_at) >= PROVIDE_BURST:
             await trio.sleep(PROVIDE_PAUSE_S)
         self._provided_at.append(trio.current_time())
+
+
+def _nearest(key: bytes, peers: Iterable[ID]) -> list[ID]:
+    nearest: list[ID] = sort_peer_ids_by_distance(key, list(dict.fromkeys(peers)))
+    return nearest[:CLOSEST]
 
 
 def _key(key: str) -> bytes:

@@ -83,25 +83,48 @@ async def test_a_table_holds_few_of_those_far_off(
             assert own[0].size() > 0
 
 
-async def test_a_late_look_up_asks_those_that_it_met(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Peers that hang may use up a look-up's time: what was put is found all the same, with those that answered."""
-    stock = PeerRouting.find_closest_peers_network
+async def test_a_look_up_does_not_wait_for_peers_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round ends without them, and they are forgotten, but who was met is asked for what it holds all the same."""
 
-    async def hangs(self: Any, target_key: bytes, count: int = 20) -> list[ID]:
-        await stock(self, target_key, count)
+    async def hangs(self: Any, peer: ID, target_key: bytes) -> list[ID]:
         await trio.sleep_forever()
         raise AssertionError
 
-    monkeypatch.setattr(libp2p_dht, "LOOK_UP_S", 1.0)
+    monkeypatch.setattr(libp2p_dht, "ROUND_S", 0.3)
     with trio.fail_after(20):
         async with (
             open_network(make_identity(1), offer_validator=offer_sequence) as first,
             open_network(make_identity(2), offer_validator=offer_sequence, bootstrap=first.addresses) as node,
         ):
             await node.joined.wait()
-            monkeypatch.setattr(PeerRouting, "find_closest_peers_network", hangs)
+            monkeypatch.setattr(PeerRouting, "_query_peer_for_closest", hangs)
+            table = node.dht._dht.routing_table
+            assert table.size() == 1
+            began = trio.current_time()
             assert await node.dht.provide("chat/echo") == 1
+            assert trio.current_time() - began < libp2p_dht.ASK_S
+            assert table.size() == 0
             assert await first.dht.find_providers("chat/echo", 20) == (node.peer,)
+
+
+async def test_a_look_up_goes_on_until_nobody_is_closer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each peer names the next one only: the walk meets all of them, asks nobody twice, and never itself."""
+    chain = [peer_id(number) for number in range(1, 30)]
+    asked: list[ID] = []
+
+    async def names_the_next(self: Any, peer: ID, target_key: bytes) -> list[ID]:
+        await trio.lowlevel.checkpoint()
+        asked.append(peer)
+        return chain[chain.index(peer) + 1 :][:1]
+
+    monkeypatch.setattr(PeerRouting, "_query_peer_for_closest", names_the_next)
+    async with open_network(make_identity(1), offer_validator=offer_sequence) as node:
+        await node.dht._dht.routing_table.add_peer(PeerInfo(chain[0], [HERE]))
+        closest = await node.dht._find_closest(b"key")
+    assert len(closest) == libp2p_dht.CLOSEST
+    assert len(asked) == len(set(asked))
+    assert set(closest) <= set(chain)
+    assert asked[:3] == chain[:3]
 
 
 def peer_id(number: int) -> ID:

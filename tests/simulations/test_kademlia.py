@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulations.kademlia import KEY_BITS, OURS, STOCK, Rules, Table, Walk, key_of
+from simulations.kademlia import KEY_BITS, OURS, STOCK, Late, Rules, Table, Walk, key_of
 from simulations.kademlia_hosts import Found, Hosts, State
 from simulations.world import World
 
@@ -152,18 +152,33 @@ def test_a_full_key_takes_no_more() -> None:
     assert told[-1] == told[0]
 
 
-@pytest.mark.parametrize(("late_is_lost", "found"), [(True, 0), (False, 20)])
-def test_silent_peers_make_a_look_up_late(late_is_lost: bool, found: int) -> None:
+@pytest.mark.parametrize(("late", "found"), [(Late.NOBODY, 0), (Late.TABLE, 20), (Late.MET, 20)])
+def test_silent_peers_make_a_look_up_late(late: Late, found: int) -> None:
     """Two rounds with a peer that says nothing take ten seconds: stock, that look-up finds nobody."""
-    world, hosts = hosts_of(2, 120, replace(OURS, bucket_size=8, late_is_lost=late_is_lost))
-    late: list[Found] = []
+    world, hosts = hosts_of(2, 120, replace(STOCK, bucket_size=8, late=late))
+    cut: list[Found] = []
     for number in range(1, 120, 3):
         hosts.stop(number, State.SILENT)
     for number in range(30):
-        hosts.find(0, b"key %d" % number, lambda each: late.append(each) if each.late else None)
+        hosts.find(0, b"key %d" % number, lambda each: cut.append(each) if each.late else None)
         world.run(world.now + 30.0)
-    assert late
-    assert all(len(each.closest) == found for each in late)
+    assert cut
+    assert all(len(each.closest) == found for each in cut)
+
+
+def test_a_round_does_not_wait_for_silent_peers() -> None:
+    """With our rounds of two seconds no look-up is cut off, and all know the twenty closest that were named."""
+    world, hosts = hosts_of(2, 120, replace(OURS, bucket_size=8))
+    ends: list[Found] = []
+    for number in range(1, 120, 3):
+        hosts.stop(number, State.SILENT)
+    for number in range(30):
+        hosts.find(0, b"key %d" % number, ends.append)
+        world.run(world.now + 30.0)
+    assert len(ends) == 30
+    assert sum(each.late for each in ends) <= 1
+    assert all(len(each.closest) == 20 for each in ends)
+    assert any(each.failed for each in ends)
 
 
 def test_a_host_that_is_gone_costs_its_connections() -> None:

@@ -3,10 +3,10 @@
 Both have the same peer ids and come in the same order. Compared are, for each kind of look-up, how many questions it
 took on the average, and how many found what was stored; with all hosts there, and with a third of them gone.
 
-What was stored has to be found by both, always. Questions may differ by a quarter: py-libp2p draws the keys of a
-refresh from the system, and whether the first question of a newcomer makes it known depends on which of two streams is
-read first. Two runs of the real hosts differ as much. What a quarter would not hide is how many are asked at once, when
-a walk ends, and who is forgotten.
+What was stored has to be found by both, always. Questions may differ by 15 percent in all look-ups of a phase, and by
+40 in the six of a kind: each takes 30 or 40, one round or two, and which of them depends on chance. py-libp2p draws the
+keys of a refresh from the system, and whether the first question of a newcomer makes it known depends on which of two
+streams is read first. Two runs of the real hosts differ as much.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from simulations.kademlia_hosts import Found, Hosts, State
 from simulations.world import World
 
 HOSTS = 30
-LOOK_UPS = 10  # of each kind, in each phase
-TOLERANCE = 0.25
+LOOK_UPS = 6  # of each kind, in each phase
+TOLERANCE = 0.15  # of all questions of a phase
+TOLERANCE_OF_KIND = 0.4
 TRIP_S = 0.002
 KINDS = ("provide", "find", "put", "get")
 
@@ -189,11 +190,12 @@ def left() -> list[int]:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("small", [False, True], ids=["as it is", "tables of four in a bucket"])
 async def test_model_and_real_hosts_agree(small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On what is found, and on questions within a quarter; small buckets make thirty hosts a network of many hops."""
+    """On what is found, and with how many questions; small buckets make thirty hosts a network of many hops."""
     rules = replace(OURS, bucket_size=4, alpha=3) if small else OURS
     for module in (routing_table, kad_dht, peer_routing):
         monkeypatch.setattr(module, "BUCKET_SIZE", rules.bucket_size)
-    monkeypatch.setattr(peer_routing, "ALPHA", rules.alpha)
+    for walks in (peer_routing, libp2p_dht):
+        monkeypatch.setattr(walks, "ALPHA", rules.alpha)
     async with real_hosts() as real:
         before = await real.phase(1, everybody())
         for number in gone():
@@ -203,7 +205,9 @@ async def test_model_and_real_hosts_agree(small: bool, monkeypatch: pytest.Monke
     for measured, said in zip((before, after), modelled(rules), strict=True):
         for kind in KINDS:
             assert measured.right[kind] == said.right[kind] == LOOK_UPS, (kind, measured, said)
-            assert said.questions[kind] == pytest.approx(measured.questions[kind], rel=TOLERANCE), (measured, said)
+            expected = pytest.approx(measured.questions[kind], rel=TOLERANCE_OF_KIND)
+            assert said.questions[kind] == expected, (kind, measured, said)
+        assert said.questions.total() == pytest.approx(measured.questions.total(), rel=TOLERANCE), (measured, said)
 
 
 def test_the_model_has_the_numbers_of_the_library() -> None:
