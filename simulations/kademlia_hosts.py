@@ -149,72 +149,8 @@ class Hosts:
 
     def find(self, peer: int, name: bytes, done: Done, *, at_once: bool = False) -> None:
         """Finds the closest to `name`; `done` gets what was found. `at_once`: upkeep, whose time is not limited."""
-        host, began = self.hosts[peer], self.world.now
-        key = key_of(name)
-        start = host.table.closest(key, self.rules.count)
-        if len(start) < THRESHOLD:
-            start = sorted(dict.fromkeys((*start, *host.connected)), key=lambda each: self.keys[each] ^ key)[
-                : self.rules.count
-            ]
-        walk = Walk(self.keys, peer, key, start, self.rules)
         self.look_ups += 1
-        answered = self.rules.long_keys or len(name) <= FIND_KEY_BYTES_MAX
-
-        def answer(at: Host) -> list[int] | None:
-            return at.table.closest(key, self.rules.bucket_size) if answered else None
-
-        tally = {"failed": 0, "over": False}
-
-        def end(*, late: bool) -> None:
-            if tally["over"]:
-                return
-            tally["over"] = True
-            closest = walk.closest
-            if late and self.rules.late is not Late.MET:
-                closest = [] if self.rules.late is Late.NOBODY else host.table.closest(key, self.rules.count)
-            done(Found(tuple(closest), walk.rounds, walk.asked, tally["failed"], self.world.now - began, late))
-
-        def go() -> None:
-            asks = walk.ask(self.world.now - began)
-            if not asks or tally["over"]:
-                end(late=False)
-                return
-            named: dict[int, None] = {}
-            waiting = dict.fromkeys(asks)
-
-            def heard(other: int, answer: list[int] | None) -> None:
-                if other not in waiting:
-                    return  # the round is over
-                del waiting[other]
-                if answer is None:
-                    tally["failed"] += 1
-                else:
-                    named.update(dict.fromkeys(answer))
-                if not waiting:
-                    go_on()
-
-            def go_on() -> None:
-                for other in waiting:
-                    tally["failed"] += 1
-                    host.table.remove(other)
-                waiting.clear()
-                if not tally["over"]:
-                    walk.hear(named)
-                    go()
-
-            def cut() -> None:
-                if waiting:
-                    go_on()
-
-            for other in asks:
-                host.table.add(other, self.world.now, self._alive)
-                self._ask(peer, other, answer, partial(heard, other), learn=True)
-            if not at_once and math.isfinite(self.rules.round_s):
-                self.world.after(self.rules.round_s, cut)
-
-        if not at_once:
-            self.world.after(self.rules.look_up_s, lambda: end(late=True))
-        go()
+        _LookUp(self, peer, name, done, limited=not at_once).begin()
 
     def _ask(self, peer: int, other: int, answer: Answer, heard: Heard, *, learn: bool = False) -> None:
         """One question on a stream of its own. `heard` gets the answer, or None."""
@@ -349,3 +285,82 @@ class Hosts:
             self.world.after(self.rules.ask_s, end)
 
         self.find(peer, name, ask)
+
+
+class _LookUp:
+    """One walk of a host, and the events that it waits for."""
+
+    def __init__(self, hosts: Hosts, peer: int, name: bytes, done: Done, *, limited: bool) -> None:
+        self.hosts, self.world, self.rules = hosts, hosts.world, hosts.rules
+        self.peer, self.host, self.done, self.limited = peer, hosts.hosts[peer], done, limited
+        self.key = key_of(name)
+        self.answered = self.rules.long_keys or len(name) <= FIND_KEY_BYTES_MAX
+        self.walk = Walk(hosts.keys, peer, self.key, self._start(), self.rules)
+        self.began = self.world.now
+        self.failed = 0
+        self.over = False
+        self.waiting: dict[int, None] = {}
+        self.named: dict[int, None] = {}
+
+    def _start(self) -> list[int]:
+        keys, count = self.hosts.keys, self.rules.count
+        start = self.host.table.closest(self.key, count)
+        if len(start) < THRESHOLD:
+            start = sorted(dict.fromkeys((*start, *self.host.connected)), key=lambda each: keys[each] ^ self.key)
+        return start[:count]
+
+    def begin(self) -> None:
+        """Asks the first."""
+        if self.limited:
+            self.world.after(self.rules.look_up_s, self._end, True)
+        self._go()
+
+    def _go(self) -> None:
+        asks = self.walk.ask(self.world.now - self.began)
+        if not asks or self.over:
+            self._end(False)
+            return
+        self.named, self.waiting = {}, dict.fromkeys(asks)
+        round_of = self.walk.rounds
+        for other in asks:
+            self.host.table.add(other, self.world.now, self.hosts._alive)
+            self.hosts._ask(self.peer, other, self._answer, partial(self._heard, round_of, other), learn=True)
+        if self.limited and math.isfinite(self.rules.round_s):
+            self.world.after(self.rules.round_s, self._cut, round_of)
+
+    def _answer(self, at: Host) -> list[int] | None:
+        return at.table.closest(self.key, self.rules.bucket_size) if self.answered else None
+
+    def _heard(self, round_of: int, other: int, answer: list[int] | None) -> None:
+        if round_of != self.walk.rounds or other not in self.waiting:
+            return
+        del self.waiting[other]
+        if answer is None:
+            self.failed += 1
+        else:
+            self.named.update(dict.fromkeys(answer))
+        if not self.waiting:
+            self._go_on()
+
+    def _cut(self, round_of: int) -> None:
+        if round_of == self.walk.rounds and self.waiting:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        for other in self.waiting:
+            self.failed += 1
+            self.host.table.remove(other)
+        self.waiting = {}
+        if not self.over:
+            self.walk.hear(self.named)
+            self._go()
+
+    def _end(self, late: bool) -> None:
+        if self.over:
+            return
+        self.over = True
+        closest = self.walk.closest
+        if late and self.rules.late is not Late.MET:
+            closest = [] if self.rules.late is Late.NOBODY else self.host.table.closest(self.key, self.rules.count)
+        took_s = self.world.now - self.began
+        self.done(Found(tuple(closest), self.walk.rounds, self.walk.asked, self.failed, took_s, late))
