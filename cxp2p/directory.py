@@ -88,6 +88,7 @@ class Directory:
         self.peers_max = peers_max
         self.bytes_max = bytes_max
         self._entries: dict[str, Entry] = {}
+        self._beating: dict[str, Entry] = {}  # those that were heard and not given up: a few of all that are known
         self._told: dict[str, OrderedDict[str, None]] = {}  # by whom: which peers, the first told first
         self._bytes = 0
 
@@ -156,6 +157,7 @@ class Directory:
 
     def _forget(self, peer: str) -> None:
         entry = self._entries.pop(peer)
+        self._beating.pop(peer, None)
         self._bytes -= len(entry.envelope)
         self._untell(entry)
 
@@ -173,18 +175,21 @@ class Directory:
         entry = self._entries.get(peer)
         if entry is not None:
             entry.alive_until = now + alive_s
+            self._beating[peer] = entry
 
     def rest(self, peer: str) -> None:
         """The node is not watched any more, through no fault of its own."""
         entry = self._entries.get(peer)
         if entry is not None:
             entry.alive_until = 0.0
+            self._beating.pop(peer, None)
 
     def lose(self, peer: str, now: float) -> None:
         """The node's heartbeat broke: not used until it beats again, and not watched for a while."""
         entry = self._entries.get(peer)
         if entry is not None:
             entry.alive_until = 0.0
+            self._beating.pop(peer, None)
             entry.suspended_until = max(entry.suspended_until, now + _pause_s(entry.losses))
             entry.suspended_model = None
             entry.losses = min(entry.losses + 1, 16)
@@ -245,7 +250,7 @@ class Directory:
     ) -> tuple[tuple[Entry, Capability], ...]:
         """Nodes that beat, are not suspended or draining, and offer `model`, with the capability that does."""
         found: list[tuple[Entry, Capability]] = []
-        for entry in self._entries.values():
+        for entry in self._beating.values():
             if entry.offer.expires_at_ms <= wall_ms or entry.offer.draining:
                 continue
             if entry.alive_until <= now:

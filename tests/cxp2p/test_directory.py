@@ -261,3 +261,27 @@ def test_the_dht_stores_no_garbage(data: bytes) -> None:
     """What is not a signed offer of that very peer is refused by the validator."""
     with pytest.raises(RemoteProtocolError):
         offer_sequence(PEERS[0], data)
+
+
+@given(st.lists(st.tuples(st.sampled_from("learn beat rest lose expire".split()), st.integers(0, 3)), max_size=40))
+def test_candidates_are_those_of_all_entries_that_beat(steps: list[tuple[str, int]]) -> None:
+    """However peers come, beat, rest, are lost and forgotten: the same as if every entry was looked at."""
+    directory, wall_ms, now = Directory(peers_max=3), EPOCH_MS, 0.0
+    for number, (step, index) in enumerate(steps, 1):
+        peer, now = PEERS[index], now + 0.4
+        match step:
+            case "learn":
+                learn(directory, offer(peer, sequence=number, issued_ms=wall_ms), wall_ms)
+            case "beat":
+                directory.beat(peer, now)
+            case "rest":
+                directory.rest(peer)
+            case "lose":
+                directory.lose(peer, now)
+            case "expire":
+                wall_ms += 30_000
+                directory.expire(wall_ms)
+
+        found = {entry.offer.peer for entry, _ in directory.candidates(Service.CHAT, "echo", wall_ms, now)}
+        alive = {entry.offer.peer for entry in directory.entries() if entry.alive_until > now >= entry.suspended_until}
+        assert found == {peer for peer in alive if directory.get(peer).offer.expires_at_ms > wall_ms}  # type: ignore[union-attr]
