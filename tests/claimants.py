@@ -87,7 +87,7 @@ class Gate:
         caller = Caller(account="user_1", key=KEY.id)
         return JobBooks(self.store, caller, "r1", self.here.wall_ms, 600.0, self.metrics.money, RatesSeen())
 
-    async def ask(self, max_tokens: int = 20) -> str:
+    async def ask(self, max_tokens: int = 20, text: str = "one two three") -> str:
         """The text of an answer; what had come of one that broke off."""
         texts: list[str] = []
 
@@ -96,7 +96,7 @@ class Gate:
             await trio.lowlevel.checkpoint()
 
         try:
-            await self.net.run(chat_job(max_tokens=max_tokens), take, self.books())
+            await self.net.run(chat_job(text, max_tokens=max_tokens), take, self.books())
         except CxError:
             texts.append("…")
         return "".join(texts)
