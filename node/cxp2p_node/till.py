@@ -136,7 +136,12 @@ class Entry:
         voucher = decode(Voucher, opened.body)
         self._lanes.check_voucher(self.order, opened.peer, voucher)
         vouched = voucher.cum_amount - self.cum_charge
-        await self._till.papers.vouch(self.paper, sealed, vouched)
+        try:
+            await self._till.papers.vouch(self.paper, sealed, vouched)
+        except PapersError:
+            if self._over:
+                return
+            raise
         self._lanes.vouch(self.order, voucher)
         self.paper = replace(self.paper, voucher_envelope=sealed, vouched=vouched)
         self.vouched.set()
@@ -148,10 +153,10 @@ class Entry:
 
     async def finish(self, receipt: Receipt, envelope: bytes) -> None:
         """The receipt, which may be sent when this returns."""
+        self._over = True
         wall_ms = self._till._wall_ms()
         await self._till.papers.finish(self.paper, receipt, envelope, wall_ms)
         self._lanes.finish(self.order, receipt, envelope, wall_ms)
-        self._over = True
         self.paper = replace(self.paper, **receipted(receipt, envelope, wall_ms))  # type: ignore[arg-type]
 
     async def lose(self) -> None:
