@@ -213,9 +213,7 @@ async def open_gateway(
             metrics=metrics,
             dashboard=open_dashboard(settings, people, ring, store, door, net, state, wall_ms, rng),
         )
-        metrics.registry.register(NetworkCollector(net, wall_ms, trio.current_time))
-        metrics.watch("cxp2p_http_requests_running", "Requests that run", lambda: front.running)
-        metrics.watch("cxp2p_jobs_running", "Jobs that run, of at most jobs.jobs_max", lambda: dispatch.running)
+        _watch(metrics, net, front, dispatch)
         async with trio.open_nursery() as nursery:
             ours = listeners or await listen(settings.http.host, settings.http.port)
             port = await nursery.start(partial(serve_http, front, ours, grace_s=settings.http.grace_s))
@@ -244,6 +242,12 @@ async def _metrics_told(settings: MetricsSettings, metrics: Metrics) -> AsyncIte
     async with background() as nursery:
         nursery.start_soon(trio.serve_listeners, MetricsServer(metrics.text).serve, listeners)
         yield f"http://{shown(settings.host)}:{port_of(listeners)}/metrics"
+
+
+def _watch(metrics: Metrics, net: Net, front: Front, dispatch: Dispatch) -> None:
+    metrics.registry.register(NetworkCollector(net, wall_ms, trio.current_time))
+    metrics.watch("cxp2p_http_requests_running", "Requests that run", lambda: front.running)
+    metrics.watch("cxp2p_jobs_running", "Jobs that run, of at most jobs.jobs_max", lambda: dispatch.running)
 
 
 def open_books(settings: GatewaySettings) -> AbstractAsyncContextManager[Store]:
