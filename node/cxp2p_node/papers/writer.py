@@ -105,7 +105,8 @@ class Writer:
         connection.execute(self._begin)
         try:
             for pending in batch:
-                _do(connection, pending)
+                if not _do(connection, pending, alone=len(batch) == 1):
+                    return
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:
@@ -113,17 +114,25 @@ class Writer:
         self.commits += 1
 
 
-def _do(connection: sqlite3.Connection, pending: _Pending) -> None:
-    """One act in a savepoint. SQLite ends a whole transaction by itself when the disk is full: then all of it fails."""
-    connection.execute("SAVEPOINT act")
+def _do(connection: sqlite3.Connection, pending: _Pending, *, alone: bool) -> bool:
+    """One act; whether there is something to commit. In a savepoint, which one that is alone does not need.
+
+    SQLite ends a whole transaction by itself when the disk is full: then all of it fails.
+    """
+    if not alone:
+        connection.execute("SAVEPOINT act")
     try:
         pending.value = pending.act(connection)
     except (sqlite3.Error, PapersError) as error:
-        if not connection.in_transaction:
+        if not connection.in_transaction and not alone:
             raise
         pending.error = error if isinstance(error, PapersError) else _told(error)
+        if alone:
+            return False
         connection.execute("ROLLBACK TO act")
-    connection.execute("RELEASE act")
+    if not alone:
+        connection.execute("RELEASE act")
+    return True
 
 
 def _told(error: sqlite3.Error) -> PapersError:
