@@ -21,7 +21,7 @@ from cxp2p.net.tasks import background
 from cxp2p.receipts import Calendar, digest
 from cxp2p.records import EpochRoot
 from cxp2p.wire import encode
-from cxp2p_gateway.archive import EpochArchive
+from cxp2p_gateway.archive import NEWEST, EpochArchive
 from cxp2p_gateway.store import Generation, Store, StoreError
 from cxp2p_gateway.store.epoch_rows import START, EntryOf, EpochEntry, EpochRow
 from cxp2p_gateway.store.epochs import EpochBooks
@@ -135,7 +135,13 @@ class Closing:
     async def _remember_last(self) -> None:
         """The last root may have been signed but not told when this gateway stopped."""
         try:
-            for row in await self._books.latest(self._identity.peer, 2**63 - 1, 1):
+            for row in await self._books.latest(self._identity.peer, NEWEST, 1):
+                if row.epoch > self._calendar.epoch_of(self._wall_ms()):
+                    log.error(
+                        "the last root is of epoch %d, which has not begun: is the clock right, and was peer.epoch_s "
+                        "changed? Receipts count for no epoch until then",
+                        row.epoch,
+                    )
                 if row.envelope is not None:
                     self._untold[row.epoch] = row.envelope
         except StoreError as error:

@@ -189,7 +189,12 @@ TABLE: Final[Mapping[Condition, Row]] = {
     Condition.EPOCH_UNKNOWN: Row(404, _REQUEST, "not_found", "{problem}"),
     Condition.EPOCH_OPEN: Row(404, _REQUEST, "epoch_open", "{problem}", (1, 3600)),
     Condition.KEYS_FORBIDDEN: Row(
-        403, "permission_error", "base_key_required", "Only the base key of an account may see or change this", None, True
+        403,
+        "permission_error",
+        "base_key_required",
+        "Only the base key of an account may see or change this",
+        None,
+        True,
     ),
     Condition.KEY_UNKNOWN: Row(404, _REQUEST, "not_found", "No key under this id"),
     Condition.KEY_REVOKED: Row(400, _REQUEST, "key_revoked", "This key is revoked, and stays so"),

@@ -12,12 +12,13 @@ from cxp2p.epochs import Entry, Inclusion, check_follows, check_inclusion, close
 from cxp2p.net import Dht
 from cxp2p.net.discover import offer_sequence
 from cxp2p.net.memory import Hub, open_network
-from cxp2p.receipts import HOURS
+from cxp2p.receipts import HOURS, Calendar
 from cxp2p.testing import make_identity
 from cxp2p_gateway.closing import Closing, entry_of
 from cxp2p_gateway.store import Store
 from cxp2p_gateway.store.epoch_rows import EpochPair
 from cxp2p_gateway.store.epochs import EpochBooks, NotProven, Proven, Why
+from cxp2p_gateway.store.memory import memory_store
 from hours import EPOCH, GATEWAY, NODES, RULES_HASH, entry, receipt_of, seal
 from test_store import KEY, USER, Clock, clock, generation, store
 
@@ -215,10 +216,23 @@ async def test_another_gateways_epoch_is_its_own(store: Store, clock: Clock) -> 
     assert await closing(books, clock).close_next() is not None
 
 
+async def test_epochs_that_jumped_are_told(
+    clock: Clock, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Shorter epochs have larger numbers: after them hours count for none, which the log says."""
+    store = memory_store(clock)
+    books = await opened(store)
+    await settle(store, entry(0, 0))
+    clock.wall_ms = CLOSES_MS
+    await closing(books, clock).close_next()
+    longer = Closing(GATEWAY, books, Unreached(), Calendar(86_400_000), RULES_HASH, clock)
+    with trio.move_on_after(1):
+        await longer.run()
+    assert f"the last root is of epoch {EPOCH}, which has not begun" in caplog.text
+
+
 async def test_roots_are_told_until_somebody_has_them(clock: Clock, autojump_clock: MockClock) -> None:
     """In the DHT, also one that was signed before a restart; a DHT in which nobody is yet is tried again."""
-    from cxp2p_gateway.store.memory import memory_store
-
     store = memory_store(clock)
     books = await opened(store)
     await settle(store, entry(0, 0))

@@ -128,9 +128,9 @@ def _proven(tables: Tables, receipt_hash: bytes) -> Proven | NotProven:
     row = tables.epoch(entry.gateway, entry.epoch)
     if row is None or row.envelope is None:
         return NotProven(Why.OPEN, entry.epoch)
-    pairs = tables.epoch_pairs(entry.gateway, entry.epoch, _before(entry.key), 1)
-    if not row.is_whole or not pairs or pairs[0].entry != entry:
+    if not row.is_whole:
         return NotProven(Why.GONE, entry.epoch)
+    (pair,) = tables.epoch_pairs(entry.gateway, entry.epoch, _before(entry.key), 1)
     blocks = tables.epoch_blocks(entry.gateway, entry.epoch)
     number = bisect_right([block.key for block in blocks], entry.key) - 1
     nodes = [unpacked(block.packed) for block in blocks]
@@ -140,7 +140,7 @@ def _proven(tables: Tables, receipt_hash: bytes) -> Proven | NotProven:
     high = SumTree(nodes).proof(number)
     index = sum(node.count for node in nodes[:number]) + place
     proof = Proof(index, row.count, low.path + high.path)
-    return Proven(root_envelope=row.envelope, pair=pairs[0], proof=proof)
+    return Proven(root_envelope=row.envelope, pair=pair, proof=proof)
 
 
 def _before(key: Key) -> Key:
