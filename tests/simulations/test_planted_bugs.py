@@ -13,7 +13,9 @@ from cxp2p.ledger import Account, Book, Change
 from cxp2p.records import Capability, Finish, Refusal
 from cxp2p.routing import Candidate
 from cxp2p_node.admission import Desk, decide
+from simulations.attempts import Attempt, Run
 from simulations.clocks import Clock
+from simulations.demands import End
 from simulations.engines import make_capability
 from simulations.nodes import NodeModel, Work
 from simulations.rules import Rules
@@ -149,6 +151,35 @@ def test_a_node_that_lets_itself_be_owed_more_than_its_limit_is_caught() -> None
 
     with pytest.raises(BrokenInvariant, match="owes 104 µcredits, the limit is 100"):
         town.world.run(town.world.now + 3600.0)
+
+
+def test_a_demand_that_is_done_and_failed_too_is_caught() -> None:
+    """A gateway that tells its user of a fault after the answer."""
+    town = SmallTown()
+    ended = town.gateway._end
+
+    def end_twice(run: Run, end: End, attempt: Attempt | None = None) -> None:
+        ended(run, end, attempt)
+        ended(run, End.FAILED)
+
+    town.gateway._end = end_twice  # type: ignore[method-assign]
+    town.ask()
+
+    with pytest.raises(BrokenInvariant, match="demand 1 ended 2 times"):
+        town.world.run(town.world.now + 60.0)
+
+
+def test_what_never_ends_is_seen_at_the_end() -> None:
+    """A hold that nobody remembers, and credit that came from nowhere before anybody looked."""
+    town = SmallTown()
+    town.ask()
+    town.world.run(town.world.now + 60.0)
+    books = town.gateway.books
+    books.apply(ledger.reserve(books, "forgotten", "alice", 5, 0))
+    books.accounts["bob"] = Account(id="bob", balance=7)
+
+    with pytest.raises(BrokenInvariant, match=r"1 holds never ended; .* all balances together are 7, not 0"):
+        town.settle()
 
 
 def test_the_rules_as_they_are_break_nothing_when_much_goes_wrong() -> None:
