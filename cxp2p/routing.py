@@ -14,16 +14,16 @@ from hashlib import sha256
 from random import Random
 from typing import TypeAlias
 
-from cxp2p.directory import Entry
+from cxp2p.directory import REQUEST_BYTES_UNIT, Entry
 from cxp2p.errors import CxError, InsufficientCredit, JobFailed, JobRefused
 from cxp2p.records import Capability, FailureCode, RefusalCode, Service
 from cxp2p.units import TEMPLATE_UNITS_MAX
 
 FIRST_PIECE_MS_GUESS = 300  # a node that has not measured itself yet is neither favoured nor shunned
 MEASURED_HALF_LIFE_S = 60.0  # what we measured ourselves counts, but a node that was slow once may be tried again
-TIE_SPREAD = 0.15  # equal nodes share the load; a clearly better one still wins
+TIE_SPREAD = 1.0  # near equals share the load, as what an asker knows of it is late; one twice as good still wins
 REFUSALS_SHY = 2  # in a row, without a job done between them
-WORTH_WAITING_MS = 500.0  # longer than for the best node, for the one that may have the beginning of a prompt already
+WORTH_WAITING_MS = 500.0  # for each 2 kB of a prompt, at the node that may have its beginning: reading it takes as long
 DEAR = 4  # a node that costs more than so many times the usual is asked when no other is left
 CHEAP = 0.5  # of the usual: who asks for less than that draws no more jobs by it
 
@@ -105,7 +105,7 @@ def too_dear(faults: Iterable[Fault]) -> bool:
 
 
 def rank(candidates: Iterable[Candidate], tried: Collection[str], rng: Random, now: float) -> list[Candidate]:
-    """Candidates that were not tried, best first: least estimated wait times price, with a random spread of 15 %.
+    """Candidates that were not tried, best first: least estimated wait times price, times chance.
 
     A node that is twice as dear must be twice as quick, or prices would go up for ever. Those that said lately that
     they are full come after all others, and so do those that said it again and again, and those that are dear: none
@@ -134,16 +134,18 @@ def rank(candidates: Iterable[Candidate], tried: Collection[str], rng: Random, n
     return [(entry, capability) for *_, entry, capability in scored]
 
 
-def attracted(ranked: Sequence[Candidate], affinity: bytes, now: float) -> list[Candidate]:
+def attracted(ranked: Sequence[Candidate], affinity: bytes, now: float, request_bytes: int = 0) -> list[Candidate]:
     """`ranked`, with the node first that `affinity` falls on, so that what begins alike meets its own prefixes again.
 
     It is the same node for all who ask, of those that have room (rendezvous hashing, Thaler and Ravishankar, 1996). One
-    that would take much longer than the best is not worth it.
+    that would take longer than the best by more than reading the whole request anew is not worth it.
     """
-    worth_ms = wait_ms(*ranked[0], now) + WORTH_WAITING_MS if ranked else 0.0
-    near = [each for each in with_room(ranked, now) if wait_ms(*each, now) <= worth_ms]
-    if not affinity or not near:
+    waits = [(wait_ms(*each, now), each) for each in with_room(ranked, now)]
+    if not affinity or not waits:
         return list(ranked)
+    worth_ms = WORTH_WAITING_MS * max(1.0, request_bytes / REQUEST_BYTES_UNIT)
+    latest_ms = min(wait for wait, _ in waits) + worth_ms
+    near = [each for wait, each in waits if wait <= latest_ms]
     home = max(near, key=lambda each: sha256(affinity + each[0].offer.peer.encode()).digest())
     return [home, *(each for each in ranked if each[1] is not home[1])]
 

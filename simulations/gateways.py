@@ -98,7 +98,7 @@ class GatewayModel:
         ranked = rules.rank(remaining(found, run.faults), run.tried, self.rng, now)
         if demand.prefix:
             affinity = sha256(f"{demand.user} {demand.prefix.hex()}".encode()).digest()
-            ranked = rules.attract(ranked, affinity, now)
+            ranked = rules.attract(ranked, affinity, now, demand.request_bytes)
         if too_dear(run.faults):
             ranked.sort(key=lambda candidate: most_it_costs(candidate[1]))
         elif ranked:

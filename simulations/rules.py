@@ -16,7 +16,7 @@ from cxp2p.routing import Candidate
 from cxp2p_node import admission
 
 Rank: TypeAlias = Callable[[Iterable[Candidate], Collection[str], Random, float], list[Candidate]]
-Attract: TypeAlias = Callable[[Sequence[Candidate], bytes, float], list[Candidate]]
+Attract: TypeAlias = Callable[[Sequence[Candidate], bytes, float, int], list[Candidate]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

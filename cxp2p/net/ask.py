@@ -181,7 +181,7 @@ class Asker:
         candidates = self._directory.candidates(service_of(run.job), run.job.model, self._wall_ms(), now)
         ranked = rank(remaining(of_digest(candidates, run.digest), run.faults), run.tried, self._rng, now)
         if run.affinity:
-            ranked = attracted(ranked, run.affinity, now)
+            ranked = attracted(ranked, run.affinity, now, len(run.request))
         if run.prefer:
             ranked.sort(key=lambda candidate: candidate[0].offer.peer != run.prefer)
         if too_dear(run.faults):
