@@ -57,6 +57,7 @@ class Gate:
     tables: MemoryTables = field(default_factory=MemoryTables)
     metrics: Metrics = field(default_factory=Metrics)
     late_max: int = LATE_MAX
+    lives: int = 0
     ending: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
 
@@ -72,7 +73,8 @@ class Gate:
         papers = GatewayPapers(self.store, self.here.wall_ms, self.metrics.claims, self.late_max)
         async with open_network(self.here.hub, self.identity.peer, offer_sequence) as network:
             await network.connect(self.here.bootstrap.addresses[0])
-            async with join(self.identity, network, Random(5), self.here.wall_ms, papers=papers) as net:
+            self.lives += 1
+            async with join(self.identity, network, Random(self.lives), self.here.wall_ms, papers=papers) as net:
                 task_status.started(net)
                 await self.ending.wait()
         self.ended.set()

@@ -72,6 +72,7 @@ async def test_a_countersign_that_was_lost_is_sent_again(autojump_clock: MockClo
 
     await scene.open(behave)
     assert await scene.gate.ask() == "a "
+    await trio.sleep(1)
     answer = await scene.claimant.claim(signed[0])
     assert isinstance(answer, Countersign)
     assert (answer.verdict, answer.charge) == (Verdict.ACCEPTED, 5)

@@ -1,7 +1,8 @@
 """A process that spends credit in a loop until it is killed: `python spender.py PLACE ROUND [POINT TIMES]`.
 
-PLACE is a file or a URL of PostgreSQL. Says `held ID`, `settled ID CHARGE` or `voided ID` on standard output after each
-call was answered. With a POINT it kills itself when it has come there so many times.
+PLACE is a file or a URL of PostgreSQL. Says `held ID`, `settled ID CHARGE`, `voided ID`, `broken ID` or
+`late ID CHARGE` on standard output after each call was answered. With a POINT it kills itself when it has come there
+so many times.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,7 +28,9 @@ from cxp2p_gateway.keys import Key
 from cxp2p_gateway.limits import Demand
 from cxp2p_gateway.spending import Reset
 from cxp2p_gateway.store import Generation, Store, postgres, sqlite
-from cxp2p_gateway.store.rows import User
+from cxp2p_gateway.store.claims import ClaimBooks
+from cxp2p_gateway.store.orders import Arrived
+from cxp2p_gateway.store.rows import SentOrder, User
 
 ACCOUNT = "user_1"
 AT_ONCE = 8
@@ -36,13 +39,15 @@ KEYS = tuple(
     Key(id=name, account=ACCOUNT, digest=b"", created_at_ms=0, spend_limit=2**60, spend_reset=reset, rpm=rpm, tpm=10**9)
     for name, reset, rpm in (("daily", Reset.DAILY, None), ("never", Reset.NEVER, 10**6))
 )
-WRITTEN = {  # in settle, in this order, but for the hold
+WRITTEN = {  # in reserve, settle and settle_late
+    "order written": "INSERT INTO orders",
     "hold written": "INSERT INTO holds",
     "transfer written": "INSERT INTO transfers",
     "receipt written": "INSERT INTO generations",
     "use written": "INSERT INTO uses",
     "budget written": "INSERT INTO budgets",
     "rate written": "INSERT INTO rates",
+    "order forgotten": "DELETE FROM orders",
 }
 POINTS = (*WRITTEN, "before commit", "after commit", "hold answered")
 
@@ -101,6 +106,15 @@ def settled(order_id: str, key: str, charge: int) -> Generation:
     )
 
 
+def late(order_id: str, charge: int) -> Generation:
+    """What a claim makes of an order that ended without a receipt."""
+    return replace(settled(order_id, "", charge), account=NETWORK)
+
+
+def sent(order_id: str) -> SentOrder:
+    return SentOrder(order_id=order_id, node="peer", lane=b"l" * 16, seq=0, envelope=b"o" * 600, sent_at_ms=0)
+
+
 def say(*words: object) -> None:
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
@@ -113,15 +127,21 @@ async def spend(store: Store, name: str, rng: Random, death: Death) -> None:
         key = rng.choice(KEYS).id
         try:
             demand = Demand(key=key, request=order_id, tokens=5, first=True)
-            await store.reserve(order_id, ACCOUNT, 1000, 2**60, demand)
+            await store.reserve(order_id, ACCOUNT, 1000, 2**60, demand, sent(order_id))
         except InsufficientCredit:
             await store.grant(f"again-{order_id}", ACCOUNT, GRANT)
             continue
         death.come("hold answered")
         say("held", order_id)
-        if rng.random() < 0.2:
+        chance = rng.random()
+        if chance < 0.1:
             await store.void(order_id)
             say("voided", order_id)
+        elif chance < 0.3:
+            await store.void(order_id, Arrived(units=2, output_commit=b"c" * 32))
+            say("broken", order_id)
+            stands = await ClaimBooks(store).settle_late(late(order_id, rng.randrange(1001)), 2**60)
+            say("late", order_id, stands.charge)
         else:
             charge = rng.randrange(1001)
             await store.settle(settled(order_id, key, charge), tokens_expected=5)

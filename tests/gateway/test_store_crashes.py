@@ -16,6 +16,7 @@ import trio
 import spender
 from cxp2p.ledger import Hold, HoldState
 from cxp2p_gateway.store import Store, postgres
+from cxp2p_gateway.store.claims import ClaimBooks
 from cxp2p_gateway.store.rows import GroupBy, UseQuery, UseSum
 from cxp2p_gateway.store.tables import Tables
 from spender import ACCOUNT, POINTS, open_place
@@ -109,6 +110,7 @@ async def check(place: str, told: Told) -> int:
             while await store.do(lambda tables: tables.open_holds()):  # noqa: ASYNC110  # another process
                 await trio.sleep(0.05)
         assert await store.audit() == ()
+        await claim_all(store, told)
         holds = {hold.id: hold for hold in await store.do(lambda tables: tables.all_holds())}
         await check_told(store, told, holds)
         await check_sums(store, holds)
@@ -122,11 +124,35 @@ async def check_told(store: Store, told: Told, holds: dict[str, Hold]) -> None:
     transfers = Counter(each.id for each in await store.do(lambda tables: tables.all_transfers()))
     for order_id, (what, charge) in told.items():
         hold = holds[order_id]
-        wanted = {"settled": ["posted"], "voided": ["voided"], "held": ["voided", "posted"]}[what]
+        wanted = ["posted"] if what == "settled" else ["voided", "posted"] if what == "held" else ["voided"]
         assert hold.state in wanted, (order_id, what, hold)
         if what == "settled":
             assert hold.charge == charge
             assert transfers[order_id] == (1 if charge else 0)
+
+
+async def claim_all(store: Store, told: Told) -> None:
+    """Every node claims all that it was sent, twice: what was told as paid late is what stands, and all is paid once.
+
+    An order that was settled or given back has nothing to claim; of one that was only held the gateway knows no more.
+    """
+    books = ClaimBooks(store)
+    for order_id, (what, charge) in told.items():
+        found = await books.claimed(order_id)
+        assert not found.is_running
+        if what == "held":
+            assert (found.sent is None) == (found.generation is not None)
+        if what in ("settled", "voided"):
+            assert found.sent is None
+        if what == "broken" and found.sent is not None:
+            assert found.sent.units == 2
+        if found.sent is None and found.generation is None:
+            continue
+        stands = [await books.settle_late(spender.late(order_id, paid), 2**60) for paid in (5, 6)]
+        assert stands[0] == stands[1]
+        if what in ("settled", "late"):
+            assert stands[0].charge == charge
+    assert await store.audit() == ()
 
 
 async def check_sums(store: Store, holds: dict[str, Hold]) -> None:
@@ -148,7 +174,10 @@ async def check_sums(store: Store, holds: dict[str, Hold]) -> None:
     assert {use.group: use.charge for use in uses} == {key: charges[key] for key in {hold.key for hold in posted}}
     assert sum(use.requests for use in uses) == len(posted)
     assert sum(use.out_units for use in uses) == 2 * len(posted)
-    assert (await store.balance("node:peer")).balance == charges.total()
+    late = await store.do(lambda tables: tables.late_charge("peer", 0))
+    assert (await store.balance("node:peer")).balance == charges.total() + late
+    transfers = await store.do(lambda tables: tables.all_transfers())
+    assert sum(each.amount for each in transfers if each.id.startswith("late:")) == late
 
 
 async def all_receipts(store: Store) -> dict[str, int]:
