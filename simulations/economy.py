@@ -64,12 +64,15 @@ def usual_lanes(peer: str) -> NodeLanes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How many honest peers there are. `users`, `jobs_an_hour`: of each gateway, honest or not."""
+    """How many honest peers there are. `users`: of each gateway; `jobs_an_hour`: of each honest one, and `busy` times
+    as many of one that is not.
+    """
 
     nodes: int = 8
     gateways: int = 4
     users: int = 4
     jobs_an_hour: float = 2.0
+    busy: float = 1.0
     hours: float = 168
     slots: int = 4
     beat_s: float = 600.0
@@ -176,7 +179,7 @@ class Economy:
         self._beat()
         for number, gateway in enumerate(self.gateways):
             late_s = self.size.hours * 1800.0 if gateway.conduct is GatewayConduct.NEWCOMER else 0.0
-            self.world.after(late_s + self._pause_s(), self._arrive, number)
+            self.world.after(late_s + self._pause_s(gateway), self._arrive, number)
         self.hours.begin()
 
     def end(self) -> None:
@@ -192,13 +195,14 @@ class Economy:
         if self.world.now < self.size.hours * 3600.0:
             self.world.after(self.size.beat_s, self._beat)
 
-    def _pause_s(self) -> float:
-        return self.world.rng("arrivals").expovariate(self.size.jobs_an_hour / 3600.0)
+    def _pause_s(self, gateway: Gateway) -> float:
+        busy = 1.0 if gateway.conduct in (GatewayConduct.HONEST, GatewayConduct.NEWCOMER) else self.size.busy
+        return self.world.rng("arrivals").expovariate(busy * self.size.jobs_an_hour / 3600.0)
 
     def _arrive(self, number: int) -> None:
         gateway, rng = self.gateways[number], self.world.rng("jobs")
         if self.world.now < self.size.hours * 3600.0 - 60.0:
-            self.world.after(self._pause_s(), self._arrive, number)
+            self.world.after(self._pause_s(gateway), self._arrive, number)
             seen = self.seen[gateway.name]
             seen.jobs += 1
             request = Request(
