@@ -24,7 +24,7 @@ from cxp2p.net import Network
 from cxp2p.net.epochs import Absent, ask_epoch, ask_inclusion, ask_root
 from cxp2p.receipts import Calendar, digest
 from cxp2p.wire import encode
-from cxp2p_node.papers import OMITTED, EpochPapers, KeptWrong, Paper, PapersError
+from cxp2p_node.papers import ASKED, OMITTED, EpochPapers, KeptWrong, Paper, PapersError
 
 log = logging.getLogger("cxp2p.node.counting")
 
@@ -102,7 +102,7 @@ class Counting:
         except Absent as error:
             if error.code is AbsentCode.BUSY:
                 return None
-            return error.code is not AbsentCode.OPEN and await self._uncounted(paper, str(error))
+            return await self._uncounted(paper, str(error))
         root, entry = check_inclusion(inclusion)
         told = (entry.receipt_envelope, entry.countersign_envelope)
         if root.gateway != paper.gateway or told != (paper.receipt_envelope, paper.countersign_envelope):
@@ -137,36 +137,44 @@ class Counting:
     # What no root counts.
 
     async def _uncounted(self, paper: Paper, reason: str) -> bool:
-        """A receipt may still count for a later root, for a day; then it is over, which is True."""
+        """A receipt may still count for a later root, for a day; then it is over, which is True.
+
+        Only what was asked for meanwhile is evidence: what was countersigned later than that counts for no root.
+        """
         assert paper.receipt_envelope is not None
         assert paper.countersign_envelope is not None
         entry = open_entry(paper.receipt_envelope, paper.countersign_envelope)
         last = entry.receipt.epoch + protocols.EPOCHS_LATE_MAX
         if self._wall_ms() < self._calendar.closes_at_ms(last):
+            if paper.counted_in is None:
+                await self._papers.count(paper, ASKED)
             log.info("%s counts receipt %s under no root yet: %s", paper.gateway, _name(entry), reason)
             return False
         log.warning("%s left receipt %s out of its roots: %s", paper.gateway, _name(entry), reason)
-        for epoch in range(entry.receipt.epoch, last + 1):
-            evidence = await self._omission(paper.gateway, epoch, entry)
-            if evidence is not None:
-                await self._accuse(evidence)
+        for epoch in range(entry.receipt.epoch, last + 1) if paper.counted_in == ASKED else ():
+            envelope, entries = await self._published(paper.gateway, epoch)
+            if any(each.receipt_envelope == paper.receipt_envelope for each in entries):
+                await self._papers.count(paper, epoch)  # it was not proven, and is there
+                return True
+            if envelope:
+                tree = SumTree(each.leaf() for each in entries)
+                await self._accuse(omission(envelope, entry, entries, tree))
                 break
         await self._papers.count(paper, OMITTED)
         return True
 
-    async def _omission(self, gateway: str, epoch: int, omitted: Entry) -> Evidence | None:
-        """That a root leaves a receipt out, from the published epoch; None if there is none that shows it."""
+    async def _published(self, gateway: str, epoch: int) -> tuple[bytes, list[Entry]]:
+        """A published epoch: its root and all that it counts; nothing, if it cannot be had."""
         try:
             envelope = await ask_root(self._network, gateway, gateway, epoch)
             if open_root(envelope).count > EVIDENCE_RECEIPTS_MAX:
-                return None
+                return b"", []
             async with aclosing(ask_epoch(self._network, gateway, gateway, epoch)) as file:
                 chunks = [chunk async for chunk in file]
-            entries = await trio.to_thread.run_sync(lambda: list(read_epoch(chunks).entries))
+            return envelope, await trio.to_thread.run_sync(lambda: list(read_epoch(chunks).entries))
         except CxError as error:
             log.debug("epoch %d of %s shows nothing: %s", epoch, gateway, error)
-            return None
-        return omission(envelope, omitted, entries, SumTree(entry.leaf() for entry in entries))
+            return b"", []
 
     async def _accuse(self, evidence: Evidence) -> None:
         data = encode(evidence)

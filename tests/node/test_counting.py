@@ -23,7 +23,7 @@ from cxp2p.net.memory import Hub, MemoryNetwork, open_network
 from cxp2p.receipts import HOURS, digest
 from cxp2p.wire import encode
 from cxp2p_node.counting import Counting, SeenRoots
-from cxp2p_node.papers import OMITTED, Answer, Counted, Paper, Papers, State, Sums
+from cxp2p_node.papers import ASKED, OMITTED, Answer, Counted, Paper, Papers, State, Sums
 from cxp2p_node.papers.memory import MemoryPapers
 from hours import EPOCH, GATEWAY, NODES, RULES_HASH, entry
 from test_papers import Opener, opener
@@ -172,6 +172,30 @@ async def test_what_is_left_out_is_asked_for_and_then_kept_as_evidence(autojump_
         assert len(await world.papers.wrongs()) == 1
 
 
+async def test_what_is_published_counts_though_it_is_not_proven(autojump_clock: MockClock) -> None:
+    """A gateway that gives no proof of what its root counts left nothing out."""
+
+    class Silent(Books):
+        async def inclusion(self, receipt_hash: bytes) -> bytes:
+            raise Absent(AbsentCode.UNKNOWN, "counts for no epoch")
+
+    async with here(Silent(ENTRIES)) as world:
+        await world.counting().round()
+        world.wall_ms = NEVER_LATER_MS
+        await world.counting().round()
+        assert await world.sums() == {Counted.HELD: 5}
+        assert await world.papers.wrongs() == []
+
+
+async def test_what_was_countersigned_too_late_convicts_nobody(autojump_clock: MockClock) -> None:
+    """A claim that is answered after a day counts for no root: the node knows that it did not ask in time."""
+    async with here(Books(ENTRIES, left_out=ENTRIES)) as world:
+        world.wall_ms = NEVER_LATER_MS
+        await world.counting().round()
+        assert await world.sums() == {Counted.OMITTED: 5}
+        assert await world.papers.wrongs() == []
+
+
 @pytest.mark.parametrize("who", ["dht", "peer", "itself"])
 async def test_two_roots_of_one_epoch_convict_their_gateway(who: str, autojump_clock: MockClock) -> None:
     """Whether the DHT has the other one, another node has, or the gateway itself tells it later."""
@@ -229,6 +253,8 @@ async def test_what_is_known_of_epochs_outlives_the_node(opener: Opener) -> None
         await papers.count(kept[0], EPOCH)
         await papers.count(kept[1], EPOCH + 1)
         await papers.count(kept[2], OMITTED)
+        await papers.count(kept[3], ASKED)
+        assert [each.seq for each in await papers.uncounted(GATEWAY.peer, ENDED_MS + 1, 9)] == [3, 4]
         assert await papers.root(GATEWAY.peer, EPOCH) is None
         assert await papers.keep_root(GATEWAY.peer, EPOCH, b"first") == b"first"
         assert await papers.keep_root(GATEWAY.peer, EPOCH, b"second") == b"first"

@@ -18,6 +18,7 @@ from cxp2p.receipts import digest
 from cxp2p.records import Order, Receipt, Verdict
 
 OMITTED: Final = -1  # instead of an epoch
+ASKED: Final = -2  # its gateway was asked in time, and no root counted it then
 NEVER_MS: Final = 2**63 - 1
 LANES_MAX: Final = 65_536  # that are remembered at a start: the newest
 OWED_MAX: Final = 65_536  # receipts without a countersign that weigh at a start: the newest
@@ -55,7 +56,8 @@ class Paper:
     """One order and what was signed about it. `vouched`: what vouchers cover of `charge`; `agreed`: what is paid of it.
 
     `claim_at_ms`: not claimed before. `note`: why it was disputed or refused, in the gateway's words. `forgiven`: its
-    dispute weighs no more. `counted_in`: the epoch whose root counts it; OMITTED: that is over, and none did.
+    dispute weighs no more. `counted_in`: the epoch whose root counts it; ASKED; or
+    OMITTED: that is over, and none did.
     """
 
     gateway: str
@@ -205,7 +207,7 @@ class EpochPapers(Protocol):
         """What a gateway countersigned of jobs that ended before, and no root counts yet; the oldest first."""
 
     async def count(self, paper: Paper, counted_in: int) -> None:
-        """An epoch's root counts it, or OMITTED."""
+        """An epoch's root counts it; or ASKED, or OMITTED."""
 
     async def keep_root(self, gateway: str, epoch: int, envelope: bytes) -> bytes:
         """Keeps a root, and returns the one that is kept: the first."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import trio
 
-from cxp2p_node.papers import OMITTED, WRONGS_MAX, Counted, KeptWrong, Paper, Sums
+from cxp2p_node.papers import ASKED, OMITTED, WRONGS_MAX, Counted, KeptWrong, Paper, Sums
 
 
 class MemoryEpochPapers:
@@ -24,7 +24,7 @@ class MemoryEpochPapers:
             paper
             for paper in self._papers.values()
             if paper.countersign_envelope is not None
-            and paper.counted_in is None
+            and paper.counted_in in (None, ASKED)
             and paper.gateway == gateway
             and paper.ended_at_ms < before_ms
         ]
@@ -70,8 +70,9 @@ class MemoryEpochPapers:
 
 def standing(counted_in: int | None, released_before: int) -> Counted:
     """Where what was countersigned stands."""
-    if counted_in is None:
+    if counted_in in (None, ASKED):
         return Counted.WAITING
     if counted_in == OMITTED:
         return Counted.OMITTED
+    assert counted_in is not None
     return Counted.RELEASED if counted_in < released_before else Counted.HELD

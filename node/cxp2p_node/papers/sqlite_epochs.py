@@ -6,13 +6,14 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from cxp2p_node.papers import OMITTED, WRONGS_MAX, Counted, KeptWrong, Paper, Sums
+from cxp2p_node.papers import ASKED, OMITTED, WRONGS_MAX, Counted, KeptWrong, Paper, Sums
 from cxp2p_node.papers.writer import Writer
 
 COUNTERSIGNED: Final = "countersign_envelope IS NOT NULL"
+UNCOUNTED: Final = f"(counted_in IS NULL OR counted_in = {ASKED})"
 UPGRADE: Final = f"""
 ALTER TABLE papers ADD COLUMN counted_in INTEGER;
-CREATE INDEX papers_uncounted ON papers (gateway, ended_at_ms) WHERE {COUNTERSIGNED} AND counted_in IS NULL;
+CREATE INDEX papers_uncounted ON papers (gateway, ended_at_ms) WHERE {COUNTERSIGNED} AND {UNCOUNTED};
 CREATE TABLE roots (
     gateway TEXT NOT NULL, epoch INTEGER NOT NULL, envelope BLOB NOT NULL, PRIMARY KEY (gateway, epoch)
 ) STRICT;
@@ -22,7 +23,7 @@ CREATE TABLE wrongs (
 ) STRICT;
 """
 WHERE_IT_STANDS: Final = (
-    f"CASE WHEN counted_in IS NULL THEN '{Counted.WAITING}' WHEN counted_in = {OMITTED} THEN '{Counted.OMITTED}' "
+    f"CASE WHEN {UNCOUNTED} THEN '{Counted.WAITING}' WHEN counted_in = {OMITTED} THEN '{Counted.OMITTED}' "
     f"WHEN counted_in < ? THEN '{Counted.RELEASED}' ELSE '{Counted.HELD}' END"
 )
 
@@ -37,7 +38,7 @@ class SqliteEpochPapers:
 
     async def uncounted(self, gateway: str, before_ms: int, limit: int, offset: int = 0) -> Sequence[Paper]:
         words = (
-            f"SELECT {self._columns} FROM papers WHERE {COUNTERSIGNED} AND counted_in IS NULL "
+            f"SELECT {self._columns} FROM papers WHERE {COUNTERSIGNED} AND {UNCOUNTED} "
             "AND gateway = ? AND ended_at_ms < ? ORDER BY ended_at_ms, id LIMIT ? OFFSET ?"
         )
         values = (gateway, before_ms, limit, offset)
