@@ -83,8 +83,8 @@ SCENARIO = Scenario(
     policies=POLICIES,
     play=play,
     conclude=conclude,
-    peers=90,
-    hours=0.1,
+    peers=60,
+    hours=0.06,
     axes={"first piece": ("seconds to the first piece", "percent of users")},
     log_x=("first piece",),
 )
