@@ -241,6 +241,14 @@ def test_of_equal_nodes_the_cheaper_one_is_asked_and_a_dear_one_must_be_quick() 
     assert firsts(2.0, 1.0, 1.0, first_piece_ms=(100, 100, 100))[0] == 0
 
 
+def test_near_equals_share_and_one_twice_as_good_wins() -> None:
+    """What is known of a node is late: a little slower is asked now and then, more than twice as slow never."""
+    quick, slower, slow = firsts(1.0, 1.0, 1.0, first_piece_ms=(100, 150, 210))
+
+    assert quick > slower > 20
+    assert slow == 0
+
+
 def test_who_works_for_nothing_draws_no_more_than_who_asks_for_half() -> None:
     """A price of nothing costs a liar nothing, so it counts for no more than half; without prices all are equal."""
     assert firsts(1.0, 0.0, 1.0, first_piece_ms=(100, 400, 100))[1] == 0

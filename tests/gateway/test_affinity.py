@@ -21,12 +21,13 @@ PEERS = [identity_from_seed(bytes([number]) * 32).peer for number in range(1, 9)
 HI = {"model": "echo", "messages": [{"role": "user", "content": "Hi"}]}
 
 
-def nodes(peers: Sequence[str] = PEERS, *, full: str = "") -> list[Candidate]:
-    """Idle ones, but for one that is `full`."""
+def nodes(peers: Sequence[str] = PEERS, *, full: str = "", slow: str = "") -> list[Candidate]:
+    """Idle ones, but for one that is `full`, and one that takes 1.1 s instead of 0.1 s."""
     directory = Directory()
     for peer in peers:
         running = 4 if peer == full else 0
-        load = Load(running=running, queued=0, first_piece_ms=100, units_per_s=10, loading_ms=0)
+        first_piece_ms = 1100 if peer == slow else 100
+        load = Load(running=running, queued=0, first_piece_ms=first_piece_ms, units_per_s=10, loading_ms=0)
         offer = Offer(
             peer=peer,
             sequence=1,
@@ -71,6 +72,15 @@ def test_a_node_without_room_is_not_waited_for() -> None:
 
     assert first(full, b"1") != home
     assert sorted(entry.offer.peer for entry, _ in attracted(full, b"1", 0.0)) == sorted(PEERS)
+
+
+@pytest.mark.parametrize(("request_bytes", "goes_home"), [(0, False), (3_900, False), (4_100, True), (100_000, True)])
+def test_a_slower_home_is_worth_a_long_prompt_only(request_bytes: int, goes_home: bool) -> None:
+    """It may be later by half a second for each 2 kB, about as long as reading them takes."""
+    home = first(nodes(), b"1")
+    chosen = attracted(nodes(slow=home), b"1", 0.0, request_bytes)[0][0].offer.peer
+
+    assert (chosen == home) is goes_home
 
 
 def test_without_a_word_for_it_the_best_stays_first() -> None:
