@@ -16,6 +16,7 @@ from cxp2p.receipts import HOURS, Calendar
 from cxp2p.testing import make_identity
 from cxp2p_gateway.closing import Closing, entry_of
 from cxp2p_gateway.store import Store
+from cxp2p_gateway.store.claims import ClaimBooks
 from cxp2p_gateway.store.epoch_rows import EpochPair
 from cxp2p_gateway.store.epochs import EpochBooks, NotProven, Proven, Why
 from cxp2p_gateway.store.memory import memory_store
@@ -134,6 +135,20 @@ async def test_what_comes_late_counts_later_or_never(store: Store, clock: Clock)
 
     assert [(row.epoch, row.count) for row in rows if row] == [(EPOCH, 1), (EPOCH + 1, 2)]
     assert await books.proof(too_late.countersign.receipt_hash) == NotProven(Why.UNKNOWN)
+
+
+async def test_what_was_claimed_counts_like_everything_else(store: Store, clock: Clock) -> None:
+    """A receipt that its node claimed later counts for the epoch that is open then."""
+    books = await opened(store)
+    claimed = entry(0, 5)
+    signed = {"receipt_envelope": claimed.receipt_envelope, "countersign_envelope": claimed.countersign_envelope}
+    late = generation("o1", 100, account="network", node=claimed.receipt.node, created_at_ms=CLOSES_MS, **signed)
+    await ClaimBooks(store).settle_late(late, 10**6)
+    clock.wall_ms = HOURS.closes_at_ms(EPOCH + 1)
+    row = await closing(books, clock).close_next()
+
+    assert row is not None
+    assert (row.epoch, row.count, row.sum) == (EPOCH + 1, 1, 100)
 
 
 async def test_roots_are_a_chain_over_empty_hours(store: Store, clock: Clock) -> None:

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from cxp2p_gateway.commands import gateway
 from cxp2p_gateway.keys import Kind
 from cxp2p_gateway.store import Store, StoreError, StoreLocked, moving, postgres, sqlite
+from cxp2p_gateway.store.epoch_rows import START, EpochBlock, EpochEntry, EpochRow
 from cxp2p_gateway.store.rows import Session, UseQuery
 from cxp2p_gateway.store.schema import KEEPERS, METADATA
 from test_store import KEY, LATER_MS, USER, Clock, generation
@@ -21,6 +22,10 @@ from test_store_orders import KEPT, SENT
 
 LIMITED = replace(KEY, id="limited1", kind=Kind.VIRTUAL, models=("a", "b"), spend_limit=2**62, rpm=5)
 SESSION = Session(digest=b"\x00\xff" * 16, account="user_1", created_at_ms=1, expires_at_ms=2)
+PLACE = {"gateway": "g", "epoch": 7, "node": "peer", "lane": b"\x00\xff" * 8, "seq": 2**62}
+ENTRY = EpochEntry(receipt_hash=b"h" * 32, order_id="o1", epoch_max=31, leaf=b"l" * 48, **PLACE)  # type: ignore[arg-type]
+BLOCK = EpochBlock(number=0, packed=b"p" * 48, **PLACE)  # type: ignore[arg-type]
+ROW = EpochRow(gateway="g", epoch=7, closed_at_ms=9, count=1, sum=2**62, envelope=b"root", is_whole=True)
 ALL_DAYS = UseQuery(first_day="0000", last_day="9999")
 
 
@@ -36,6 +41,9 @@ async def fill(store: Store) -> None:
     await store.reserve("left", "user_1", 50, LATER_MS)
     await store.do(lambda tables: tables.put_order(SENT))
     await store.do(lambda tables: tables.add_evidence(KEPT))
+    await store.do(lambda tables: tables.add_epoch_entry(ENTRY))
+    await store.do(lambda tables: tables.put_epoch_block(BLOCK))
+    await store.do(lambda tables: tables.put_epoch(ROW))
 
 
 async def content(store: Store) -> list[object]:
@@ -50,6 +58,9 @@ async def content(store: Store) -> list[object]:
         await store.latest_generations("user_1", 100),
         await store.do(lambda tables: tables.order(SENT.order_id)),
         await store.do(lambda tables: tables.evidence(10, 0)),
+        await store.do(lambda tables: tables.epoch_entries("g", 7, START, 10)),
+        await store.do(lambda tables: tables.epoch_blocks("g", 7)),
+        await store.do(lambda tables: tables.latest_epochs(None, 2**62, 10)),
         sorted(await store.do(lambda tables: tables.all_holds()), key=str),
         sorted(await store.do(lambda tables: tables.all_transfers()), key=str),
         sorted(await store.do(lambda tables: tables.all_balances()), key=str),
