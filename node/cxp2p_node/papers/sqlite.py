@@ -198,8 +198,9 @@ def _drop(connection: sqlite3.Connection, before_ms: int, kept_max: int, step: i
         (count,) = connection.execute("SELECT count(*) FROM papers").fetchone()
         over = min(step, count - kept_max)
         if over > 0:
-            ranked = f"{found} ORDER BY state NOT IN ({_listed(OVER)}), id LIMIT ?"
-            rows = connection.execute(ranked, (over,)).fetchall()
+            for states in (OVER, UNANSWERED):  # two queries, as one that ranks them would sort all papers
+                words = f"{found} AND state IN ({_listed(states)}) ORDER BY id LIMIT ?"
+                rows += connection.execute(words, (over - len(rows),)).fetchall()
     connection.executemany("DELETE FROM papers WHERE id = ?", [(row[0],) for row in rows])
     return Dropped(len(rows), [(gateway, key) for _, gateway, key, state in rows if state in UNANSWERED and key])
 
