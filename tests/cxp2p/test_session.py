@@ -168,3 +168,17 @@ def test_the_repr_tells_the_state() -> None:
     asker.send(ASK)
 
     assert repr(asker) == "<Session ASKER [asker ASKED, node FRESH]>"
+
+
+@pytest.mark.parametrize("spoken", [[], [(Side.NODE, ACCEPTED), (Side.ASKER, CANCEL)]])
+def test_a_voucher_is_about_a_running_job(spoken: list[tuple[Side, Event]]) -> None:
+    """Not before the job is taken, and not after a cancel."""
+    pair = Pair([])
+    pair.say(Side.ASKER, ASK)
+    for side, event in spoken:
+        pair.say(side, event)
+
+    with pytest.raises(LocalProtocolError, match="may not send VoucherSent"):
+        pair.ends[Side.ASKER].send(VOUCHER)
+    with pytest.raises(RemoteProtocolError, match="may not send VoucherSent"):
+        pair.ends[Side.NODE].receive(encode_frame(VOUCHER))
