@@ -100,7 +100,7 @@ async def test_who_leaves_before_the_receipt_still_owes(autojump_clock: MockCloc
         assert refused.code is RefusalCode.EXPOSURE
         assert door.exposure() > 0
         before = door.exposure()
-        await trio.sleep(24 * 3600)
+        await trio.sleep(3600)
         assert door.exposure() == before
 
 
