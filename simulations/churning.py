@@ -186,7 +186,7 @@ class Day:
 
     def _step(self) -> None:
         now = self.world.now
-        if now + STEP_S <= self.seconds:
+        if now + STEP_S < self.seconds:
             self.world.after(STEP_S, self._step)
         moves = self.sessions.step(now, now + STEP_S)
         self.overlay.meet(now)
