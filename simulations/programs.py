@@ -7,6 +7,7 @@ started again, with the same identity and the same books.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -59,6 +60,7 @@ LATE_MAX: Final = 10**9  # µcredits that a node may be paid late in a day
 GRACE_S: Final = 30.0  # how long a gateway that stops lets its requests run
 SETTLED_S: Final = 120.0  # for a network to find itself
 QUIET_TRIES: Final = 30  # a second apart
+GARBAGE_AT: Final = 200_000  # new objects until Python looks for cycles: there are few, and a look takes long
 
 
 class Program:
@@ -306,8 +308,6 @@ class Programs:
             if node.node is not None:
                 await node.node.serving.idle()
 
-    # What must be true.
-
     async def faults(self) -> list[str]:
         """What is wrong in a calm network, in words: in the books, or with jobs and streams that were left."""
         found: list[str] = []
@@ -391,4 +391,9 @@ def run_programs(layout: Layout, act: Callable[[Programs], Awaitable[T]]) -> T:
 
     _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
     _run._r.seed(layout.seed)
-    return trio.run(main, clock=MockClock(autojump_threshold=0))
+    kept = gc.get_threshold()
+    gc.set_threshold(GARBAGE_AT)
+    try:
+        return trio.run(main, clock=MockClock(autojump_threshold=0))
+    finally:
+        gc.set_threshold(*kept)
