@@ -32,7 +32,7 @@ COUNT_INTERVAL_S: Final = 60.0
 ASKED_MAX: Final = 64  # receipts that are read from disk at once
 LATER_MAX: Final = 10_000
 WITNESSES_MAX: Final = 3  # other peers that are asked for a root that is new here
-EVIDENCE_RECEIPTS_MAX: Final = 100_000  # of an epoch that is read to show what it leaves out: 300 MB of memory
+EVIDENCE_BYTES_MAX: Final = 64 * 1024 * 1024  # of an epoch that is read to show what it leaves out: 50,000 receipts
 
 
 class Counting:
@@ -167,10 +167,13 @@ class Counting:
         """A published epoch: its root and all that it counts; nothing, if it cannot be had."""
         try:
             envelope = await ask_root(self._network, gateway, gateway, epoch)
-            if open_root(envelope).count > EVIDENCE_RECEIPTS_MAX:
-                return b"", []
+            chunks, size = [], 0
             async with aclosing(ask_epoch(self._network, gateway, gateway, epoch)) as file:
-                chunks = [chunk async for chunk in file]
+                async for chunk in file:
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > EVIDENCE_BYTES_MAX:
+                        return b"", []
             return envelope, await trio.to_thread.run_sync(lambda: list(read_epoch(chunks).entries))
         except CxError as error:
             log.debug("epoch %d of %s shows nothing: %s", epoch, gateway, error)

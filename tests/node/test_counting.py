@@ -22,6 +22,7 @@ from cxp2p.net.epochs import Absent, EpochServing, ask_root
 from cxp2p.net.memory import Hub, MemoryNetwork, open_network
 from cxp2p.receipts import HOURS, digest
 from cxp2p.wire import encode
+from cxp2p_node import counting
 from cxp2p_node.counting import Counting, SeenRoots
 from cxp2p_node.papers import ASKED, OMITTED, Answer, Counted, Paper, Papers, State, Sums
 from cxp2p_node.papers.memory import MemoryPapers
@@ -170,6 +171,19 @@ async def test_what_is_left_out_is_asked_for_and_then_kept_as_evidence(autojump_
         assert ENTRIES[2].countersign.receipt_hash.hex() in wrong.says == accusation.says
         await world.counting().round()
         assert len(await world.papers.wrongs()) == 1
+
+
+async def test_an_epoch_that_is_too_large_is_not_read(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway cannot fill a node's memory with what would show its own fault; it is left out all the same."""
+    monkeypatch.setattr(counting, "EVIDENCE_BYTES_MAX", 3000)
+    async with here(Books(ENTRIES, left_out=[ENTRIES[2]])) as world:
+        await world.counting().round()
+        world.wall_ms = NEVER_LATER_MS
+        await world.counting().round()
+        assert await world.sums() == {Counted.HELD: 4, Counted.OMITTED: 1}
+        assert await world.papers.wrongs() == []
 
 
 async def test_what_is_published_counts_though_it_is_not_proven(autojump_clock: MockClock) -> None:
