@@ -7,7 +7,7 @@ gateways do not exchange offers?
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -46,16 +46,16 @@ def play(stage: Stage) -> Played:
     found, hints = day.offers, day.hints
     firsts = [outcome for outcome in outcomes if outcome.first_piece_s is not None]
     figures = {
-        "offers_found_percent": 100.0 * float(np.mean(found.right)),
-        "hops_mean": float(np.mean(found.rounds)),
-        "questions_mean": float(np.mean(found.asked)),
+        "offers_found_percent": 100.0 * mean(found.right),
+        "hops_mean": mean(found.rounds),
+        "questions_mean": mean(found.asked),
         "look_up_p50_s": percentile(found.took_s, 50),
         "look_up_p99_s": percentile(found.took_s, 99),
-        "hints_good_percent": 100.0 * float(np.mean(hints.right)),
-        "hints_there_percent": 100.0 * float(np.mean(day.hints_there)),
+        "hints_good_percent": 100.0 * mean(hints.right),
+        "hints_there_percent": 100.0 * mean(day.hints_there),
         "first_node_p50_s": percentile(day.first_node_s, 50),
         "first_node_max_s": max(day.first_node_s, default=float("nan")),
-        "table_dead_percent": 100.0 * float(np.mean([part for _, part in day.dead_part] or [0.0])),
+        "table_dead_percent": 100.0 * mean([part for _, part in day.dead_part]),
         **usual_figures(outcomes),
     }
     curves = {
@@ -76,6 +76,11 @@ def _come(stage: Stage, day: Day, number: int) -> None:
     gap_s = rng.expovariate(DEMANDS_S)
     if stage.world.now + gap_s < stage.setting.seconds:
         stage.world.after(gap_s, _come, stage, day, number + 1)
+
+
+def mean(values: Sequence[float]) -> float:
+    """NaN of none."""
+    return sum(values) / len(values) if values else math.nan
 
 
 def hourly(at: list[float], values: list[float] | list[int]) -> Curve:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from simulations.churning import Day, Policy
@@ -19,6 +21,12 @@ def test_who_waits_for_the_dead_finds_less() -> None:
     assert ours["done_percent"] > 99.0
     assert 1.0 < ours["hops_mean"] < 5.0
     assert ours["hints_good_percent"] >= waits["hints_good_percent"]
+
+
+def test_a_few_peers_have_a_few_minutes() -> None:
+    """Where there is nothing to count, figures are no numbers."""
+    result = run_scenario("churn", Setting(peers=3, seed=1, hours=0.05), ["network"])
+    assert math.isnan(result.played["network"].figures["offers_found_percent"])
 
 
 def test_a_seed_has_one_day() -> None:
