@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
-from cxp2p.kinds import Blob, Digest, Natural, PeerId, Reason, record
+from cxp2p.kinds import Blob, Digest, Natural, PeerId, Reason, Word, record
 
 
 @record
@@ -52,7 +50,7 @@ class InclusionSent:
     inclusion: Blob
 
 
-class AbsentCode(StrEnum):
+class AbsentCode(Word):
     """Why there is no answer: nothing is known of it; it is not closed yet; it is no longer kept; come back later."""
 
     UNKNOWN = "unknown"

@@ -40,6 +40,7 @@ PROOF_PAUSE_S: Final = 0.01  # before each: 400 a second in all
 QUESTION_S_MAX: Final = 30.0
 SEND_S_MAX: Final = 30.0  # for what was sent to be taken
 BUSY_RETRY_MS: Final = 5_000
+RETRY_MS_MAX: Final = 86_400_000  # whoever asks for an epoch in a million years need not wait for it
 ANSWER_BYTES_MAX: Final = PAIR_BYTES_MAX + 64
 
 
@@ -93,8 +94,8 @@ class EpochServing:
                 case _:
                     raise RemoteProtocolError(f"expected a question about epochs, not {type(question).__name__}")
         except Absent as error:
-            absent = EpochAbsent(code=error.code, reason=str(error)[:512], retry_after_ms=error.retry_after_ms)
-            await _send(stream, absent)
+            retry_after_ms = min(error.retry_after_ms, RETRY_MS_MAX)
+            await _send(stream, EpochAbsent(code=error.code, reason=str(error)[:512], retry_after_ms=retry_after_ms))
 
     async def _send_file(self, stream: Stream, question: FileWanted) -> None:
         if stream.peer in self._readers or not self._files.available_tokens:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from itertools import cycle
 
+import cbor2
 import pytest
 import trio
 from hypothesis import given
@@ -14,13 +15,14 @@ from trio.testing import MockClock
 
 from cxp2p import protocols
 from cxp2p.epoch_files import Pair, published, read_epoch
-from cxp2p.epoch_frames import AbsentCode, FileWanted, InclusionSent, PairSent, RootSent, RootWanted
+from cxp2p.epoch_frames import AbsentCode, EpochAbsent, FileWanted, InclusionSent, PairSent, RootSent, RootWanted
 from cxp2p.epochs import Inclusion, check_inclusion, place_of
 from cxp2p.errors import CxError, EpochInvalid, PeerUnreachable, RemoteProtocolError
 from cxp2p.net import Handler, Stream
 from cxp2p.net.discover import offer_sequence
 from cxp2p.net.epochs import (
     FILES_AT_ONCE_MAX,
+    RETRY_MS_MAX,
     SEND_S_MAX,
     Absent,
     EpochServing,
@@ -30,12 +32,18 @@ from cxp2p.net.epochs import (
 )
 from cxp2p.net.memory import Hub, MemoryNetwork, open_network
 from cxp2p.net.pump import RecordReader, send_record
+from cxp2p.receipts import HOURS
 from cxp2p.testing import make_identity, sealed_root
-from cxp2p.wire import encode, encode_frame, encode_uvarint
+from cxp2p.wire import decode, encode, encode_frame, encode_uvarint
 from hours import EPOCH, GATEWAY, OTHER_GATEWAY, entry, hour
 
 ENTRIES = [entry(number % 3, number) for number in range(40)]
 ROOT, _, ORDERED, TREE = hour(*ENTRIES)
+
+
+def far(epoch: int | None) -> bool:
+    """Whether an epoch is of another million years."""
+    return epoch is not None and epoch > 10**12
 
 
 class Shelf:
@@ -49,7 +57,7 @@ class Shelf:
     async def root(self, gateway: str, epoch: int | None) -> bytes:
         await trio.lowlevel.checkpoint()
         if gateway != GATEWAY.peer or epoch not in (None, EPOCH):
-            raise Absent(AbsentCode.OPEN, "not closed yet", 5)
+            raise Absent(AbsentCode.OPEN, "not closed yet", HOURS.closes_at_ms(epoch or 0) if far(epoch) else 5)
         return ROOT
 
     async def pairs(self, gateway: str, epoch: int) -> AsyncGenerator[Pair, None]:
@@ -113,6 +121,22 @@ async def test_what_is_not_there_is_said(autojump_clock: MockClock) -> None:
             assert (caught.value.code, caught.value.retry_after_ms) == (AbsentCode.OPEN, 5)
         with pytest.raises(Absent, match="counts for no epoch"):
             await ask_inclusion(network, GATEWAY.peer, b"x" * 32)
+
+
+async def test_an_epoch_in_a_million_years_is_answered_too(autojump_clock: MockClock) -> None:
+    """Whatever number a stranger says, the answer is a frame, and tells no longer wait than a day."""
+    async with asked(EpochServing(Shelf()).handle) as network:
+        with pytest.raises(Absent, match="not closed yet") as caught:
+            await ask_root(network, GATEWAY.peer, GATEWAY.peer, 2**63 - 1)
+        assert caught.value.retry_after_ms == RETRY_MS_MAX
+
+
+def test_a_code_is_text() -> None:
+    """As every word of a record."""
+    said = {"code": "busy", "reason": "", "retry_after_ms": 0}
+    assert decode(EpochAbsent, cbor2.dumps(said)).code is AbsentCode.BUSY
+    with pytest.raises(RemoteProtocolError, match="code"):
+        decode(EpochAbsent, cbor2.dumps(said | {"code": b"busy"}))
 
 
 @asynccontextmanager
