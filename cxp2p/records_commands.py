@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import click
 
+from cxp2p import protocols
 from cxp2p.epoch_files import Published
 from cxp2p.epochs import check_follows
 from cxp2p.errors import EpochInvalid
-from cxp2p.evidence import Accusation, Evidence, check_evidence
+from cxp2p.evidence import Accusation, Evidence, Wrong, check_evidence
 from cxp2p.kept_files import Settled, jsonable, settlements_in
 from cxp2p.program import fail, plain
 from cxp2p.receipts import Calendar, digest
@@ -31,6 +33,11 @@ from cxp2p.sources import (
     source_options,
 )
 from cxp2p.wire import decode
+
+CONVICTS: Final = {
+    Wrong.DISPUTE: "nobody",
+    Wrong.OMITTED: f"it, unless a root up to {protocols.EPOCHS_LATE_MAX} epochs after the receipt's counts it",
+}
 
 # Receipts.
 
@@ -241,7 +248,7 @@ def show_evidence(file: Path, as_json: bool) -> None:
         f"peer       {found.peer}",
         f"what       {found.wrong}",
         f"it         {found.says}",
-        f"convicts   {'yes: nobody else can have signed this' if found.convicts else 'nobody'}",
+        f"convicts   {CONVICTS.get(found.wrong, 'yes: nobody else can have signed this')}",
         *(f"envelope   {each}" for each in hashes),
         "checked    every signature, and that these papers are about each other",
     ]
@@ -264,7 +271,7 @@ def verify_evidence(file: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"valid": True, **_told(found)}))
         return
-    ends = "" if found.convicts else "; it convicts nobody"
+    ends = f"; it convicts {CONVICTS[found.wrong]}" if found.wrong in CONVICTS else ""
     click.echo(plain(f"ok: {found.wrong}: {found.peer} {found.says}{ends}"))
 
 

@@ -17,6 +17,7 @@ from cxp2p import cli
 from cxp2p.epoch_files import published
 from cxp2p.epochs import Inclusion, close_epoch, place_of
 from cxp2p.errors import EpochInvalid
+from cxp2p.evidence import omission
 from cxp2p.identity import Kind
 from cxp2p.kept_files import jsonable, settlements_in
 from cxp2p.receipts import digest
@@ -314,6 +315,17 @@ def test_a_late_receipt_does_not_count_twice(tmp_path: Path, file: Path) -> None
     assert result.exit_code == 1
     assert f"receipt {ENTRIES[0].countersign.receipt_hash.hex()} stands in an epoch before" in result.output
     assert "expected one before" in run("rewards", "compute", file, "--earlier", file).output
+
+
+def test_an_omission_may_be_answered(tmp_path: Path) -> None:
+    """What a root leaves out may be late: no command says that this convicts before its gateway was asked."""
+    path = tmp_path / "omitted.evidence"
+    path.write_bytes(encode(omission(ENVELOPE, entry(0, 9), ENTRIES, TREE)))
+    for words in ("show", "verify"):
+        told = run("evidence", words, path)
+        assert told.exit_code == 0
+        assert "unless a root up to 24 epochs after the receipt's counts it" in told.stdout
+        assert "nobody else" not in told.stdout
 
 
 def test_control_characters_of_strangers_do_not_reach_the_terminal(tmp_path: Path) -> None:
