@@ -187,7 +187,7 @@ def left() -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("small", [False, True], ids=["as it is", "tables of four in a bucket"])
 async def test_model_and_real_hosts_agree(small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On what is found, and with how many questions; small buckets make thirty hosts a network of many hops."""
