@@ -36,7 +36,18 @@ RULES = frozenset(
     }
 )
 BELOW_NET = VOCABULARY | RULES | {"wire", "identity", "session", "scrape"}
-LIBRARY = BELOW_NET | {"net", "checks", "client", "fetching", "paths", "peer", "program", "settings", "shown", "testing"}
+LIBRARY = BELOW_NET | {
+    "net",
+    "checks",
+    "client",
+    "fetching",
+    "paths",
+    "peer",
+    "program",
+    "settings",
+    "shown",
+    "testing",
+}
 
 # Which part of the library may import which: `errors, records <- protocols <- wire <- session <- net <- programs`.
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
@@ -59,7 +70,10 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "net": BELOW_NET | {"net"},
     "paths": frozenset(),
     **dict.fromkeys(("checks", "client", "fetching", "peer", "program", "settings", "shown", "testing"), LIBRARY),
-    **dict.fromkeys(("cli", "commands", "records_commands", "rewards_commands", "sources", "__main__", ""), LIBRARY | {"cli", "commands", "sources", ""}),
+    **dict.fromkeys(
+        ("cli", "commands", "records_commands", "rewards_commands", "sources", "__main__", ""),
+        LIBRARY | {"cli", "commands", "sources", ""},
+    ),
 }
 
 # Pure modules: what they decide depends on their arguments alone.
