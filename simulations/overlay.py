@@ -34,7 +34,8 @@ STRIDE: Final = 4  # buckets that are searched together
 def bits_in_common(one: Keys, other: Keys) -> Ints:
     """How many leading bits two keys share, up to the deepest bucket."""
     apart = (one ^ other).astype(np.float64)
-    return np.minimum(64 - np.frexp(apart)[1], DEPTH - 1).astype(np.int64)
+    common: Ints = np.minimum(64 - np.frexp(apart)[1], DEPTH - 1).astype(np.int64)
+    return common
 
 
 class Overlay:
