@@ -27,10 +27,9 @@ def measure(seconds: float) -> list[Figure]:
     share_s = seconds / (4 * ROUNDS)
     rates: list[list[float]] = [[], [], [], []]
     for _ in range(ROUNDS):
-        for into, work in zip(
-            rates, (_world, _heap, lambda s: _jobs(s, QuickSigning()), lambda s: _jobs(s, RealSigning())), strict=True
-        ):
-            into.append(work(share_s))
+        once = _world(share_s), _heap(share_s), _jobs(share_s, QuickSigning()), _jobs(share_s, RealSigning())
+        for into, rate in zip(rates, once, strict=True):
+            into.append(rate)
     events, heap, quick, real = (Rate.of(values) for values in rates)
     goal = Goal(value_min=EVENTS_S_MIN)
     return [

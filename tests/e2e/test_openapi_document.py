@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 import model_hooks
 from model_hooks import MODEL, OWN_KEY, OWN_USER
+from telling import program
 
 pytestmark = pytest.mark.slow
 
 EXAMPLES = 5
-LEAVE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -36,28 +34,6 @@ class Echoing:
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, headers={"Authorization": f"Bearer {self.key}"})
-
-
-@contextmanager
-def program(*arguments: str, log_path: Path) -> Iterator[dict[str, dict[str, Any]]]:
-    """Runs `cxp2p ARGUMENTS`; what it told until it was ready, by event."""
-    command = [sys.executable, "-m", "cxp2p", *arguments, "--json"]
-    with (
-        log_path.open("wb") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            facts: dict[str, dict[str, Any]] = {}
-            while "ready" not in facts:
-                line = process.stdout.readline()
-                assert line, log_path.read_text()
-                told = json.loads(line)
-                facts[told["event"]] = told
-            yield facts
-        finally:
-            process.terminate()
-            process.wait(LEAVE_S)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from e2e.test_openapi_document import program
+from telling import program
 
 pytestmark = pytest.mark.slow
 
