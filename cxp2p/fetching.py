@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO, Final
 from urllib.parse import urlsplit, urlunsplit
@@ -57,21 +58,40 @@ def fetch_epoch(gateway: str, epoch: int, bootstrap: Sequence[str], path: Path) 
 
 def _fetch_over_http(gateway: str, epoch: int, file: IO[bytes]) -> None:
     url = epoch_url(gateway, epoch)
+    with _answer(url) as answer:
+
+        def chunks() -> Iterator[bytes]:
+            while chunk := _read(answer, url):
+                file.write(chunk)
+                yield chunk
+
+        published = read_epoch(chunks())
+        if published.root.epoch != epoch:
+            raise EpochInvalid(f"{url} answers with epoch {published.root.epoch}", published.root_envelope)
+        for _ in published.entries:
+            pass
+
+
+def _answer(url: str) -> HTTPResponse:
     try:
-        with urllib.request.urlopen(url, timeout=HTTP_S) as answer:  # its scheme was looked at
-
-            def chunks() -> Iterator[bytes]:
-                while chunk := answer.read(CHUNK_BYTES):
-                    file.write(chunk)
-                    yield chunk
-
-            for _ in read_epoch(chunks()).entries:
-                pass
+        answer: HTTPResponse = urllib.request.urlopen(url, timeout=HTTP_S)  # its scheme was looked at
     except urllib.error.HTTPError as error:
         with error:
-            raise PeerUnreachable(f"{url} answers {error.code}: {_reason(error.read(ERROR_BYTES_MAX))}") from None
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
-        raise PeerUnreachable(f"{url} cannot be read: {one_line(str(error), 200)}") from None
+            raise PeerUnreachable(f"{url} answers {error.code}: {_reason(error)}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise _unread(url, error) from None
+    return answer
+
+
+def _read(answer: HTTPResponse, url: str) -> bytes:
+    try:
+        return answer.read(CHUNK_BYTES)
+    except (OSError, HTTPException) as error:
+        raise _unread(url, error) from None
+
+
+def _unread(url: str, error: Exception) -> PeerUnreachable:
+    return PeerUnreachable(f"{url} cannot be read: {one_line(str(error), 200)}")
 
 
 def epoch_url(gateway: str, epoch: int) -> str:
@@ -81,11 +101,11 @@ def epoch_url(gateway: str, epoch: int) -> str:
     return urlunsplit((parts.scheme, parts.netloc, f"{base}/epochs/{epoch}/file", parts.query, ""))
 
 
-def _reason(body: bytes) -> str:
+def _reason(answer: urllib.error.HTTPError) -> str:
     try:
-        error = json.loads(body)["error"]
+        error = json.loads(answer.read(ERROR_BYTES_MAX))["error"]
         words = error["message"] if isinstance(error, dict) else error
-    except (ValueError, LookupError, TypeError):
+    except (OSError, HTTPException, ValueError, LookupError, TypeError):
         words = "no reason is told"
     return one_line(str(words), 200)
 

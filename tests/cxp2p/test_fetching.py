@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,6 +87,56 @@ def test_what_does_not_hold_leaves_nothing(
 ) -> None:
     """Neither the file nor a part of it; the reason is told."""
     with gateway(body, status) as url, pytest.raises(error, match=says):
+        fetch_epoch(url, EPOCH, (), tmp_path / "epoch")
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def server(said: bytes, *, resets: bool = False) -> Iterator[str]:
+    """Something on a port that answers with these bytes and ends, or resets the connection."""
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(said)
+            if resets:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            thread.join()
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "resets"),
+    [
+        (b"", False),
+        (b"", True),
+        (b"garbage\r\n\r\n", False),
+        (CHUNKED + b"5\r\nabc", False),
+        (CHUNKED + b"zz\r\nabc", False),
+        (b"HTTP/1.1 404 Not Found\r\ncontent-length: 100\r\n\r\nabc", False),
+    ],
+)
+def test_what_speaks_no_http_is_no_fault_of_the_file(said: bytes, resets: bool, tmp_path: Path) -> None:
+    """Whatever a server says, or leaves out, the reason names the address that was asked."""
+    with server(said, resets=resets) as url, pytest.raises(PeerUnreachable, match=f"{url}/api/v1/epochs/{EPOCH}/file"):
+        fetch_epoch(url, EPOCH, (), tmp_path / "epoch")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_epoch_is_not_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    """A file may hold, and be of another hour."""
+    other, _, entries, _ = hour(entry(0, 1), epoch=EPOCH + 1)
+    with gateway(b"".join(published(other, entries))) as url, pytest.raises(EpochInvalid, match=f"epoch {EPOCH + 1}"):
         fetch_epoch(url, EPOCH, (), tmp_path / "epoch")
     assert list(tmp_path.iterdir()) == []
 
