@@ -12,17 +12,22 @@ import trio
 
 from cxp2p.client import Net, Outcome, Settlement
 from cxp2p.ledger import Hold
+from cxp2p.receipts import HOURS
 from cxp2p.records import Piece
+from cxp2p.rewards import DEFAULT_RULES
 from cxp2p_gateway.accounts import Accounts
 from cxp2p_gateway.app import GatewayDoor
+from cxp2p_gateway.archive import EpochArchive
 from cxp2p_gateway.asking import Caller
 from cxp2p_gateway.dispatch import Dispatch, DispatchOptions, open_dispatch
+from cxp2p_gateway.earnings import Earnings
 from cxp2p_gateway.key_ring import KeyRing
 from cxp2p_gateway.keys import Key
 from cxp2p_gateway.metrics import Metrics
 from cxp2p_gateway.salts import CacheSalts
 from cxp2p_gateway.statements import Statements
 from cxp2p_gateway.store import Store, StoreError, Tables
+from cxp2p_gateway.store.epochs import EpochBooks
 from cxp2p_gateway.store.memory import MemoryTables
 from worlds import World, chat_job, world
 
@@ -89,7 +94,10 @@ class Gateway:
         """The front's way in."""
         accounts = Accounts(self.store, wall_ms)
         ring = KeyRing(accounts, self.store, wall_ms, Random(1))
-        return GatewayDoor(accounts, self.dispatch, salts, ring, Statements(self.store, wall_ms))
+        archive = EpochArchive(EpochBooks(self.store), HOURS, wall_ms)
+        earnings = Earnings(archive, self.store, DEFAULT_RULES, wall_ms)
+        statements = Statements(self.store, wall_ms)
+        return GatewayDoor(accounts, self.dispatch, salts, ring, statements, archive, earnings)
 
     def held(self, account: str = "user_1") -> int:
         return self.disk.tables.account(account).held

@@ -12,7 +12,7 @@ import pytest
 
 from cxp2p.ledger import HoldState
 from cxp2p_gateway.store import StoreError
-from cxp2p_gateway.store.sqlite import SCHEMA_VERSION, _connection, open_store
+from cxp2p_gateway.store.sqlite import SCHEMA_VERSION, connection_to, open_store
 from cxp2p_gateway.store.writer import Writer, open_writer
 from test_store import KEY, LATER_MS, USER, Clock, generation
 
@@ -154,7 +154,7 @@ async def test_every_commit_is_synced(path: Path) -> None:
         return await opened.do(lambda connection: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
 
     path.parent.mkdir()
-    async with open_writer(partial(_connection, path)) as opened:
+    async with open_writer(partial(connection_to, path)) as opened:
         assert await pragma(opened, "journal_mode") == "wal"
         assert await pragma(opened, "synchronous") == 2
 

@@ -18,7 +18,7 @@ from cxp2p.errors import InsufficientCredit
 from cxp2p_gateway.store import StoreError, writer
 from cxp2p_gateway.store.rows import User
 from cxp2p_gateway.store.sql import SqlTables
-from cxp2p_gateway.store.sqlite import _connection
+from cxp2p_gateway.store.sqlite import connection_to
 from cxp2p_gateway.store.writer import Writer, open_writer
 from test_store import generation
 
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def writer_on(path: Path) -> AsyncIterator[Writer]:
-    async with open_writer(partial(_connection, path)) as opened:
+    async with open_writer(partial(connection_to, path)) as opened:
         yield opened
 
 
