@@ -30,6 +30,7 @@ from cxp2p_gateway.store.epochs import ROOTS_MAX
 LISTED: Final = 24  # epochs in an answer, if it is not said how many
 FILES_AT_ONCE_MAX: Final = 4
 PROOFS_AT_ONCE_MAX: Final = 8
+REWARDS_AT_ONCE_MAX: Final = 2  # computed one after another, for seconds
 CHUNK_BYTES: Final = 64 * 1024
 FRESH: Final = (("cache-control", "public, max-age=10"),)  # another gateway of the database may still close its own
 FOR_EVER: Final = (("cache-control", "public, max-age=31536000, immutable"),)
@@ -47,6 +48,7 @@ class EpochEndpoints:
     earnings: Earnings
     files: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(FILES_AT_ONCE_MAX))
     proofs: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(PROOFS_AT_ONCE_MAX))
+    computing: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(REWARDS_AT_ONCE_MAX))
 
     async def list(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """GET /epochs: those that are closed, newest first."""
@@ -102,7 +104,7 @@ class EpochEndpoints:
     async def rewards(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """GET /epochs/{epoch}/rewards: what everybody gets, from what is published alone."""
         epoch = _number(scope)
-        with _few(self.proofs, f"{PROOFS_AT_ONCE_MAX} at once"):
+        with _few(self.computing, f"rewards of {REWARDS_AT_ONCE_MAX} epochs at once"):
             try:
                 told = await self.earnings.of_epoch(epoch)
             except Absent as error:

@@ -19,9 +19,12 @@ from cxp2p.epochs import Inclusion, check_inclusion, open_root
 from cxp2p.errors import EpochInvalid
 from cxp2p.kept_files import settlements_in
 from cxp2p.receipts import HOURS, digest
+from cxp2p.rewards import Rewards
 from cxp2p.wire import decode
+from cxp2p_gateway.archive import PAGE_PAUSE_S
+from cxp2p_gateway.earnings import Earnings, Hold
 from cxp2p_gateway.epoch_answers import standing_object
-from cxp2p_gateway.epoch_endpoints import FILES_AT_ONCE_MAX
+from cxp2p_gateway.epoch_endpoints import FILES_AT_ONCE_MAX, REWARDS_AT_ONCE_MAX
 from cxp2p_gateway.http import BASES, Front
 from cxp2p_gateway.openapi.document import ALL, document
 from cxp2p_gateway.store.epochs import NotProven, Why
@@ -226,6 +229,42 @@ async def test_a_receipt_says_where_it_stands(autojump_clock: MockClock) -> None
     assert door.archive.calendar == HOURS
     with pytest.raises(EpochInvalid, match=r"inclusion is missing, expected base64"):
         settlements_in(json.dumps(other).encode())
+
+
+async def test_who_reads_files_leaves_time_for_jobs(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many read, and how often: so many receipts a second are read for all of them together."""
+    monkeypatch.setattr("cxp2p_gateway.store.epochs.PAIRS_MAX", 2)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(FILES_AT_ONCE_MAX):
+            nursery.start_soon(shown.get, f"/epochs/{EPOCH}/file")
+    pages = len(ENTRIES) // 2 + 2  # the last with one receipt, and none
+    assert trio.current_time() - began > (FILES_AT_ONCE_MAX * pages - 1) * PAGE_PAUSE_S
+
+
+async def test_rewards_keep_nobody_from_proofs(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take seconds where there is much to compute: two wait for that, and others come back later."""
+    gate = trio.Event()
+    stock = Earnings.of_epoch
+
+    async def slow(self: Earnings, epoch: int) -> Rewards | Hold:
+        await gate.wait()
+        return await stock(self, epoch)
+
+    monkeypatch.setattr(Earnings, "of_epoch", slow)
+    answers: list[int] = []
+
+    async def get() -> None:
+        answers.append((await shown.get(f"/epochs/{EPOCH}/rewards")).status)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(REWARDS_AT_ONCE_MAX + 3):
+            nursery.start_soon(get)
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers == [429] * 3
+        assert (await shown.get(f"/epochs/{EPOCH}/proof/{NAME}")).status == 200
+        gate.set()
+    assert answers[3:] == [200] * REWARDS_AT_ONCE_MAX
 
 
 async def test_an_answer_names_its_receipt(autojump_clock: MockClock) -> None:
