@@ -16,8 +16,8 @@ import trio
 from cxp2p import protocols
 from cxp2p.epoch_files import Pair, read_epoch
 from cxp2p.epoch_frames import AbsentCode
-from cxp2p.epochs import Entry, check_inclusion, open_entry, open_root
-from cxp2p.errors import CxError, EpochInvalid
+from cxp2p.epochs import Entry, check_inclusion, open_entry, open_receipt, open_root
+from cxp2p.errors import CxError, EpochInvalid, PeerUnreachable, RemoteProtocolError, one_line
 from cxp2p.evidence import Evidence, check_evidence, omission, two_roots
 from cxp2p.merkle import SumTree
 from cxp2p.net import Network
@@ -93,20 +93,26 @@ class Counting:
     async def _count(self, paper: Paper) -> bool | None:
         """Asks for one proof: whether it is settled now where it stands; None: the gateway has no time.
 
-        Raises CxError for what is no proof of it.
+        What is no proof of it is none. Raises PeerUnreachable.
         """
         assert paper.receipt_envelope is not None
         assert paper.countersign_envelope is not None
         try:
             inclusion = await ask_inclusion(self._network, paper.gateway, digest(paper.receipt_envelope))
+            root, entry = check_inclusion(inclusion)
+            told = (entry.receipt_envelope, entry.countersign_envelope)
+            if root.gateway != paper.gateway or told != (paper.receipt_envelope, paper.countersign_envelope):
+                raise EpochInvalid("the proof is of something else", inclusion.root)
         except Absent as error:
             if error.code is AbsentCode.BUSY:
+                await self._note_asked(paper)
                 return None
             return await self._uncounted(paper, str(error))
-        root, entry = check_inclusion(inclusion)
-        told = (entry.receipt_envelope, entry.countersign_envelope)
-        if root.gateway != paper.gateway or told != (paper.receipt_envelope, paper.countersign_envelope):
-            raise EpochInvalid("the proof is of something else", inclusion.root)
+        except PeerUnreachable:
+            await self._note_asked(paper)
+            raise
+        except RemoteProtocolError as error:
+            return await self._uncounted(paper, one_line(str(error)))
         await self._see_root(root.gateway, root.epoch, inclusion.root)
         await self._papers.count(paper, root.epoch)
         return True
@@ -146,8 +152,7 @@ class Counting:
         entry = open_entry(paper.receipt_envelope, paper.countersign_envelope)
         last = entry.receipt.epoch + protocols.EPOCHS_LATE_MAX
         if self._wall_ms() < self._calendar.closes_at_ms(last):
-            if paper.counted_in is None:
-                await self._papers.count(paper, ASKED)
+            await self._note_asked(paper)
             log.info("%s counts receipt %s under no root yet: %s", paper.gateway, _name(entry), reason)
             return False
         log.warning("%s left receipt %s out of its roots: %s", paper.gateway, _name(entry), reason)
@@ -162,6 +167,14 @@ class Counting:
                 break
         await self._papers.count(paper, OMITTED)
         return True
+
+    async def _note_asked(self, paper: Paper) -> None:
+        """What was asked for while a countersign still counts was countersigned in time, whatever the answer is."""
+        assert paper.receipt_envelope is not None
+        epoch = open_receipt(paper.receipt_envelope).epoch
+        ends_at_ms = self._calendar.begins_at_ms(epoch + 1) + self._calendar.late_ms
+        if paper.counted_in is None and self._wall_ms() < ends_at_ms - protocols.CLOCK_SKEW_MS_MAX:
+            await self._papers.count(paper, ASKED)
 
     async def _published(self, gateway: str, epoch: int) -> tuple[bytes, list[Entry]]:
         """A published epoch: its root and all that it counts; nothing, if it cannot be had."""

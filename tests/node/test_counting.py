@@ -210,6 +210,45 @@ async def test_what_was_countersigned_too_late_convicts_nobody(autojump_clock: M
         assert await world.papers.wrongs() == []
 
 
+async def test_a_countersign_of_the_last_minutes_convicts_nobody(autojump_clock: MockClock) -> None:
+    """The last root in which it could have stood is not closed yet, but it came a day too late for that one."""
+    async with here(Books(ENTRIES, left_out=ENTRIES)) as world:
+        world.wall_ms = HOURS.begins_at_ms(EPOCH + 1) + HOURS.late_ms
+        await world.counting().round()
+        assert await world.sums() == {Counted.WAITING: 5}
+        world.wall_ms = NEVER_LATER_MS
+        await world.counting().round()
+        assert await world.sums() == {Counted.OMITTED: 5}
+        assert await world.papers.wrongs() == []
+
+
+@pytest.mark.parametrize("answer", ["busy", "another", "garbage", "nothing"])
+async def test_whatever_a_gateway_says_instead_of_a_proof_it_was_asked(answer: str, autojump_clock: MockClock) -> None:
+    """One that never says no, for a day, is held to its root like any other."""
+
+    class Evasive(Books):
+        async def inclusion(self, receipt_hash: bytes) -> bytes:
+            if receipt_hash != ENTRIES[2].countersign.receipt_hash or not self.left_out:
+                return await super().inclusion(receipt_hash)
+            if answer == "busy":
+                raise Absent(AbsentCode.BUSY, "come back", 5)
+            if answer == "nothing":
+                await trio.sleep_forever()
+            return b"garbage" if answer == "garbage" else await super().inclusion(ENTRIES[0].countersign.receipt_hash)
+
+    books = Evasive(ENTRIES, left_out=[ENTRIES[2]])
+    async with here(books) as world:
+        for _ in range(3):
+            await world.counting().round()
+        world.books = Books(ENTRIES, left_out=[ENTRIES[2]])
+        world.gateway.serve(protocols.EPOCH, EpochServing(world.books).handle)
+        world.wall_ms = NEVER_LATER_MS
+        await world.counting().round()
+        assert await world.sums() == {Counted.HELD: 4, Counted.OMITTED: 1}
+        (wrong,) = await world.papers.wrongs()
+        assert str(check_evidence(wrong.data).wrong) == "omitted"
+
+
 @pytest.mark.parametrize("who", ["dht", "peer", "itself"])
 async def test_two_roots_of_one_epoch_convict_their_gateway(who: str, autojump_clock: MockClock) -> None:
     """Whether the DHT has the other one, another node has, or the gateway itself tells it later."""
