@@ -117,7 +117,8 @@ async def test_all_choices_have_one_id_and_a_receipt_each(autojump_clock: MockCl
     app = front(door)
     kept = (await ask(app, "GET", f"/v1/receipts/{made}")).json()
     assert len(kept["data"]) == 4
-    assert kept["data"][-1] == {name: kept[name] for name in ("order", "receipt", "countersign")}
+    names = ("order", "receipt", "countersign", "counts", "inclusion")
+    assert kept["data"][-1] == {name: kept[name] for name in names}
     assert (await ask(app, "GET", f"/v1/receipts/{made}", key=OTHER_KEY)).status == 404
 
 
