@@ -309,6 +309,29 @@ async def test_one_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
         assert len(await papers.newest(20)) == 10
 
 
+@pytest.mark.parametrize("count", [1, 10])
+async def test_an_act_that_is_wrong_in_itself_stops_nobody(count: int, tmp_path: Path) -> None:
+    """Its caller hears of it, alone or among others; the thread goes on."""
+
+    def wrong(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM papers")
+        raise LookupError("a bug")
+
+    async with open_papers(tmp_path / "receipts.db") as papers:
+        await papers.take(paper(100))
+
+        async def go_wrong() -> None:
+            with pytest.raises(LookupError, match="a bug"):
+                await papers.writer.do(wrong)
+
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(go_wrong)
+                for number in range(count - 1):
+                    nursery.start_soon(papers.take, paper(number))
+            assert len(await papers.newest(20)) == count
+
+
 async def test_one_node_keeps_its_papers_and_others_may_read(tmp_path: Path) -> None:
     """A second node on them is refused; a reader sees what is there, and changes nothing."""
     path = tmp_path / "receipts.db"

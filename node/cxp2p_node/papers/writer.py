@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeAlias, TypeVar
 
+import outcome
 import trio
 
 from cxp2p.net.tasks import background
@@ -31,8 +32,7 @@ OpenConnection: TypeAlias = Callable[[], AbstractContextManager[sqlite3.Connecti
 class _Pending:
     act: Act[Any]
     done: trio.Event = field(default_factory=trio.Event)
-    value: Any = None
-    error: PapersError | None = None
+    result: outcome.Outcome[Any] = field(default_factory=lambda: outcome.Error(PapersError("not done yet")))
 
 
 class Writer:
@@ -49,7 +49,7 @@ class Writer:
     async def do(self, act: Act[T]) -> T:
         """Does one act, and returns what it returns once that is on disk. Cancelled, it has not begun.
 
-        Raises PapersError, for whatever goes wrong: only this act's own writes are undone.
+        Raises PapersError if it cannot be written, and what the act raises: only its own writes are undone.
         """
         await self._room.acquire()
         try:
@@ -61,9 +61,7 @@ class Writer:
                 await pending.done.wait()
         finally:
             self._room.release()
-        if pending.error is not None:
-            raise pending.error
-        value: T = pending.value
+        value: T = pending.result.unwrap()
         return value
 
     def close(self) -> None:
@@ -78,11 +76,10 @@ class Writer:
         with open_connection() as connection:
             self._token.run_sync_soon(opened)
             while batch := self._next_batch():
-                try:
-                    self._transaction(connection, batch)
-                except sqlite3.Error as error:
+                committed = outcome.capture(self._transaction, connection, batch)
+                if isinstance(committed, outcome.Error):
                     for pending in batch:
-                        pending.error = _told(error)
+                        pending.result = outcome.Error(_told(committed.error))  # each who waits raises its own
                 self._token.run_sync_soon(_report, batch)
 
     def _next_batch(self) -> list[_Pending]:
@@ -121,12 +118,13 @@ def _do(connection: sqlite3.Connection, pending: _Pending, *, alone: bool) -> bo
     """
     if not alone:
         connection.execute("SAVEPOINT act")
-    try:
-        pending.value = pending.act(connection)
-    except (sqlite3.Error, PapersError) as error:
+    pending.result = outcome.capture(pending.act, connection)
+    if isinstance(pending.result, outcome.Error):
+        error = pending.result.error
         if not connection.in_transaction and not alone:
-            raise
-        pending.error = error if isinstance(error, PapersError) else _told(error)
+            raise error
+        if isinstance(error, sqlite3.Error):
+            pending.result = outcome.Error(_told(error))
         if alone:
             return False
         connection.execute("ROLLBACK TO act")
@@ -135,7 +133,7 @@ def _do(connection: sqlite3.Connection, pending: _Pending, *, alone: bool) -> bo
     return True
 
 
-def _told(error: sqlite3.Error) -> PapersError:
+def _told(error: BaseException) -> PapersError:
     return PapersError(f"the node's papers cannot be written: {error}")
 
 
