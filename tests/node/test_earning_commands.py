@@ -82,7 +82,7 @@ def test_a_node_that_never_worked_has_no_earnings(tmp_path: Path) -> None:
     """It says so; without papers it says what is missing."""
     done = run(tmp_path)
     assert done.exit_code == 1
-    assert "cannot be opened" in done.stderr
+    assert "this node has never run" in done.stderr
 
     async def empty() -> None:
         async with open_papers(tmp_path / FILE_NAME):

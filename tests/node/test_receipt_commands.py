@@ -89,7 +89,7 @@ def test_a_node_without_papers_is_told(tmp_path: Path) -> None:
     """No traceback."""
     done = run(tmp_path)
     assert done.exit_code == 1
-    assert "cannot be opened" in done.output
+    assert "this node has never run" in done.output
 
 
 def test_a_node_without_orders_says_so(tmp_path: Path) -> None:

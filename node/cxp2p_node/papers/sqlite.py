@@ -257,6 +257,8 @@ def _connection(path: Path, *, write: bool = True) -> Iterator[sqlite3.Connectio
     try:
         os.close(os.open(path, os.O_RDWR | (os.O_CREAT if write else 0), 0o600))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
+    except FileNotFoundError:
+        raise PapersError(f"there is no {path}: this node has never run") from None
     except (OSError, sqlite3.Error) as error:
         raise PapersError(f"the node's papers {path} cannot be opened: {error}") from None
     try:
