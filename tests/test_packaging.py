@@ -120,6 +120,7 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert str(facts.get_payload()).startswith("# cxp2p")
 
 
+@pytest.mark.slow
 def test_the_wheel_works_by_itself(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     """Unpacked far from the tree, the library and the command start."""
     wheel.extractall(tmp_path)

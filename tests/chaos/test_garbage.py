@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -66,6 +67,7 @@ parts = st.one_of(
 answers = st.lists(parts, max_size=5).map(b"".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(job=answers, watch=answers, exchange=answers, ending=st.sampled_from(["close", "reset", "stay"]))
 def test_whatever_a_node_says_the_others_are_asked(job: bytes, watch: bytes, exchange: bytes, ending: str) -> None:

@@ -206,6 +206,7 @@ async def test_more_units_than_ordered_are_not_taken(autojump_clock: MockClock) 
     await alone(babble, then)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     [

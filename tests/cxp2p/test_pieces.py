@@ -71,6 +71,7 @@ def test_token_ids_without_a_text_are_cut_too(count: int) -> None:
     assert [token for part in parts for token in part.token_ids] == list(range(count))
 
 
+@pytest.mark.slow
 @given(st.lists(PIECES.filter(lambda piece: len(piece.token_ids) < 1024), min_size=1, max_size=4))
 def test_joined_pieces_say_the_same(pieces: list[Piece]) -> None:
     assert meaning([join_pieces(pieces)]) == meaning(pieces)

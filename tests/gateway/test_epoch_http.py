@@ -284,6 +284,7 @@ async def test_an_answer_names_its_receipt(autojump_clock: MockClock) -> None:
     assert streamed.events()[-2]["cx"]["receipt"] == digest(envelope).hex()
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_no_byte_of_a_told_proof_can_be_another(data: st.DataObject) -> None:
     """Whatever is changed in the JSON is refused with a reason, or says the same."""

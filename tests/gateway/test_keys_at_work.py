@@ -79,6 +79,7 @@ def dear(**changes: Any) -> ScriptedEngine:
     return ScriptedEngine(prices=prices, slots=16, queue_max=64, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 async def test_64_at_the_limit_go_over_it_by_at_most_one_reservation(stream: bool, autojump_clock: MockClock) -> None:
     """At no moment is more spent and held than the limit and one hold; then all is as if they had come in turn."""

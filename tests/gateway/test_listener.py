@@ -92,6 +92,7 @@ async def test_what_the_http_library_raises_ends_one_connection(
         await ok(here)
 
 
+@pytest.mark.slow
 @given(data=st.binary(max_size=400) | st.text(max_size=300).map(str.encode), head=st.sampled_from([b"", WS.encode()]))
 @settings(max_examples=150, deadline=None)
 def test_no_bytes_of_a_stranger_end_the_server(data: bytes, head: bytes) -> None:

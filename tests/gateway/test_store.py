@@ -216,6 +216,7 @@ async def test_a_generation_is_its_accounts_alone(store: Store) -> None:
     assert await store.generations("user_1", "chatcmpl-2") == ()
 
 
+@pytest.mark.slow
 async def test_of_very_many_under_one_id_the_newest_are_shown(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one look-up may cost has a limit."""
     await store.found(USER, KEY, 5000)
@@ -325,6 +326,7 @@ async def _answers(store: Store, acts: list[tuple[Any, ...]]) -> list[object]:
     return [*answers, await store.audit()]
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.lists(ACTS, max_size=30))
 def test_the_twins_answer_alike(acts: list[tuple[Any, ...]]) -> None:

@@ -38,6 +38,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return str(tmp_path / "gateway.sqlite")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["receipt written"])
 def test_killed_once_the_books_are_right(place: str, point: str) -> None:
     """The quick one: in the middle of a settlement."""

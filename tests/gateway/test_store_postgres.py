@@ -214,6 +214,7 @@ async def test_what_postgresql_says_of_rows_is_not_told(store: Store) -> None:
 # Shared.
 
 
+@pytest.mark.slow
 async def test_holds_of_a_process_that_is_gone_end(store: Store, postgres_url: str) -> None:
     """Those of who lives stay, however often others look; those of who is gone are void, and it is forgotten."""
     async with AsyncExitStack() as stack:

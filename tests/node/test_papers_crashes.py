@@ -149,6 +149,7 @@ async def check_exposure(till: Till, papers: SqlitePapers, kept: dict[Place, Pap
     }
 
 
+@pytest.mark.slow
 def test_killed_once_the_papers_are_right(tmp_path: Path) -> None:
     """The quick one: between the receipt on disk and its sending."""
     told = Told()

@@ -149,6 +149,7 @@ def test_what_is_too_much_is_told(source: str, said: str) -> None:
         template(source).render(HELLO)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [

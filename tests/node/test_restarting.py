@@ -202,6 +202,7 @@ async def test_a_countersign_that_cannot_be_written_down_is_claimed(autojump_clo
         assert door.exposure() == 0
 
 
+@pytest.mark.slow
 async def test_papers_that_are_too_many_are_dropped_while_the_node_runs(autojump_clock: MockClock) -> None:
     """However many orders come; with one that is still owed its weight goes, too."""
     rhythm = replace(QUIET, claim_s=300.0, tidy_s=300.0)

@@ -278,6 +278,7 @@ class CountsFetched:
         return page
 
 
+@pytest.mark.slow
 async def test_large_pages_that_were_fetched_wait_in_limited_size(autojump_clock: trio.testing.MockClock) -> None:
     """Until they were read they have their room, and no other is fetched to its end before there is some again."""
     reads = ReadsHere(slow_s=1.0)

@@ -156,6 +156,7 @@ def bad_streams() -> st.SearchStrategy[bytes]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [protocols.JOB, protocols.OFFERS, protocols.OFFER_WATCH])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=bad_streams(), end=st.booleans())

@@ -219,6 +219,7 @@ async def test_a_cancel_in_the_middle_owes_what_was_told_until_then(autojump_clo
         assert (fake.open, engine.ready) == (0, True)
 
 
+@pytest.mark.slow
 async def test_a_thousand_cancels_at_any_moment_leave_nothing_open() -> None:
     """Over real sockets: no connection, no task and no file is left, and the engine works as before."""
     rng = Random(7)

@@ -123,6 +123,7 @@ async def test_a_short_job_needs_no_voucher(autojump_clock: MockClock) -> None:
         assert not books.vouchers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 async def test_parallel_long_jobs_never_wait_for_each_other(autojump_clock: MockClock, seed: int) -> None:
     """Under a limit that has room for two or three at once all of twenty end, whatever their lengths and pace."""

@@ -80,6 +80,7 @@ def test_what_is_remembered_of_strangers_words_is_limited(monkeypatch: pytest.Mo
     assert all(len(word) <= wordpiece.WORD_LETTERS_MAX for word in words._words)
 
 
+@pytest.mark.slow
 def test_a_megabyte_takes_seconds_at_most_whatever_is_in_it() -> None:
     words = pieces()
     for text in ("x" * 1_000_000, "xy " * 333_333, "\u0301" * 1_000_000, "東" * 333_333, "a-" * 500_000):

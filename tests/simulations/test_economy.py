@@ -71,6 +71,7 @@ class _Named:
         return bytes([len(self.peer)]) + self.peer.encode() + self._quick.seal(kind, body)
 
 
+@pytest.mark.slow
 def test_real_signatures_and_the_quick_twin_give_the_same_money() -> None:
     """Every paper is signed, opened and convicts as in life; what everybody has is the same to the µcredit."""
     real, real_payout = played(signing=RealSigning())
@@ -82,6 +83,7 @@ def test_real_signatures_and_the_quick_twin_give_the_same_money() -> None:
     assert set(real.hours.convicted) == {real.nodes[5].peer, real.gateways[4].peer, real.gateways[5].peer}
 
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_economy() -> None:
     """One seed, one digest; another seed, another."""
     digests = [played(seed=seed)[0].world.digest() for seed in (1, 1, 2)]

@@ -32,6 +32,7 @@ def test_a_handful_of_peers_for_a_minute_is_a_run_too(name: str) -> None:
     assert len(result.digests) == len(result.played)
 
 
+@pytest.mark.slow
 def test_who_deals_with_himself_loses_under_the_default_rules() -> None:
     """Without a match to charges he has almost all of the pool, and honest nodes have nothing of it."""
     told = figures("cheats")

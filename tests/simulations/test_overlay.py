@@ -139,6 +139,7 @@ def test_look_ups_are_those_of_the_hosts() -> None:
     assert np.mean(same) > 19.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", [OURS, WAITING], ids=["ours", "kad-dht's"])
 def test_a_look_up_among_the_dead_is_as_the_hosts_make_it(rules: Rules) -> None:
     """With a ninth of all silent a look-up takes about as long, and as many are late; if none is, as many fail."""

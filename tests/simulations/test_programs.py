@@ -49,6 +49,7 @@ def at_work(programs: Programs) -> NodeProgram:
     return max(programs.nodes, key=lambda node: node.running)
 
 
+@pytest.mark.slow
 def test_a_day_loses_no_job() -> None:
     """Every request ends with an answer or a clear error, whatever befalls the programs, and nothing is left of it."""
     day = live(SMALL_DAY)
@@ -63,6 +64,7 @@ def test_a_day_loses_no_job() -> None:
     assert day.tasks[0] == day.tasks[1]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_day() -> None:
     """To the byte and the microsecond, and another one another day."""
     plan = replace(SMALL_DAY, hours=1.0, requests=30, crowd=10)

@@ -88,6 +88,7 @@ def nodes_and_depth(html: str) -> tuple[int, int]:
     return len(nodes), max(depth.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [name for name in HOSTILE if name.startswith(("nested", "formatting", "forms", "comments"))]
 )
