@@ -88,6 +88,8 @@ def small(path: Path) -> bytes:
         fail(click.ClickException(f"{path} cannot be read: {error.strerror}"))
     if len(data) > SMALL_FILE_BYTES_MAX:
         fail(click.ClickException(f"{path} is larger than {SMALL_FILE_BYTES_MAX} bytes"))
+    if not data:
+        fail(click.ClickException(f"{path} is empty"))
     return data
 
 

@@ -317,6 +317,15 @@ def test_a_late_receipt_does_not_count_twice(tmp_path: Path, file: Path) -> None
     assert "expected one before" in run("rewards", "compute", file, "--earlier", file).output
 
 
+@pytest.mark.parametrize("words", [("receipt", "show"), ("receipt", "verify"), ("evidence", "show"), ("epoch", "show")])
+def test_an_empty_file_is_told_as_that(tmp_path: Path, words: tuple[str, str]) -> None:
+    """As curl leaves one if it had no answer."""
+    (tmp_path / "none").touch()
+    done = run(*words, tmp_path / "none")
+    assert done.exit_code == 1
+    assert re.search("none:? .*is empty", done.stderr)
+
+
 def test_an_omission_may_be_answered(tmp_path: Path) -> None:
     """What a root leaves out may be late: no command says that this convicts before its gateway was asked."""
     path = tmp_path / "omitted.evidence"
