@@ -296,6 +296,18 @@ async def test_a_gateway_that_does_not_speak_of_epochs_is_asked_again(autojump_c
         nursery.cancel_scope.cancel()
 
 
+async def test_so_many_roots_are_kept(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory and on disk: those that were seen last, however many gateways there are."""
+    for module in ("memory_epochs", "sqlite_epochs"):
+        monkeypatch.setattr(f"cxp2p_node.papers.{module}.ROOTS_MAX", 3)
+    async with opener() as papers:
+        for number in range(5):
+            for _ in range(2):
+                assert await papers.keep_root(f"gateway{number}", EPOCH, bytes([number])) == bytes([number])
+        found = [await papers.root(f"gateway{number}", EPOCH) for number in range(5)]
+    assert found == [None, None, b"\x02", b"\x03", b"\x04"]
+
+
 async def test_what_is_known_of_epochs_outlives_the_node(opener: Opener) -> None:
     """In memory and on disk: where each receipt stands, the first root of an epoch, the evidence."""
     async with opener() as papers:

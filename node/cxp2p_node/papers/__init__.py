@@ -168,6 +168,7 @@ class Dropped:
 
 
 WRONGS_MAX: Final = 256
+ROOTS_MAX: Final = 65_536  # of all gateways, half a KB each: seven years of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +211,7 @@ class EpochPapers(Protocol):
         """An epoch's root counts it; or ASKED, or OMITTED."""
 
     async def keep_root(self, gateway: str, epoch: int, envelope: bytes) -> bytes:
-        """Keeps a root, and returns the one that is kept: the first."""
+        """Keeps a root, and returns the one that is kept: the first. Only the newest ROOTS_MAX are."""
 
     async def root(self, gateway: str, epoch: int | None) -> bytes | None:
         """A kept root: of an epoch, or the newest."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import trio
 
-from cxp2p_node.papers import ASKED, OMITTED, WRONGS_MAX, Counted, KeptWrong, Paper, Sums
+from cxp2p_node.papers import ASKED, OMITTED, ROOTS_MAX, WRONGS_MAX, Counted, KeptWrong, Paper, Sums
 
 
 class MemoryEpochPapers:
@@ -38,7 +38,10 @@ class MemoryEpochPapers:
 
     async def keep_root(self, gateway: str, epoch: int, envelope: bytes) -> bytes:
         await trio.lowlevel.checkpoint()
-        return self._roots.setdefault((gateway, epoch), envelope)
+        kept = self._roots.setdefault((gateway, epoch), envelope)
+        if len(self._roots) > ROOTS_MAX:
+            del self._roots[next(iter(self._roots))]
+        return kept
 
     async def root(self, gateway: str, epoch: int | None) -> bytes | None:
         await trio.lowlevel.checkpoint()

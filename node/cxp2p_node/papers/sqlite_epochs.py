@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from cxp2p_node.papers import ASKED, OMITTED, WRONGS_MAX, Counted, KeptWrong, Paper, Sums
+from cxp2p_node.papers import ASKED, OMITTED, ROOTS_MAX, WRONGS_MAX, Counted, KeptWrong, Paper, Sums
 from cxp2p_node.papers.writer import Writer
 
 COUNTERSIGNED: Final = "countersign_envelope IS NOT NULL"
@@ -51,6 +51,7 @@ class SqliteEpochPapers:
     async def keep_root(self, gateway: str, epoch: int, envelope: bytes) -> bytes:
         def act(kept: sqlite3.Connection) -> bytes:
             kept.execute("INSERT OR IGNORE INTO roots VALUES (?, ?, ?)", (gateway, epoch, envelope))
+            kept.execute("DELETE FROM roots WHERE rowid <= (SELECT max(rowid) FROM roots) - ?", (ROOTS_MAX,))
             found = kept.execute("SELECT envelope FROM roots WHERE gateway = ? AND epoch = ?", (gateway, epoch))
             return bytes(found.fetchone()[0])
 
