@@ -361,5 +361,5 @@ TestLanes.settings = settings(max_examples=80, stateful_step_count=30, deadline=
 @pytest.mark.slow
 def test_lanes_in_long_histories() -> None:
     """The same, for many longer ones, each time others."""
-    many = settings(max_examples=800, stateful_step_count=80, deadline=None)
+    many = settings(max_examples=150, stateful_step_count=60, deadline=None)
     run_state_machine_as_test(LaneMachine, settings=many)

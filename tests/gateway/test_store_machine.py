@@ -181,4 +181,4 @@ TestMoney.settings = settings(max_examples=40, stateful_step_count=30, deadline=
 @pytest.mark.slow
 def test_money_in_long_histories() -> None:
     """The same, for many longer ones, each time others."""
-    run_state_machine_as_test(Money, settings=settings(max_examples=500, stateful_step_count=80, deadline=None))
+    run_state_machine_as_test(Money, settings=settings(max_examples=100, stateful_step_count=60, deadline=None))
