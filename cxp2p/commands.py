@@ -7,6 +7,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from cxp2p.net.tasks import background
 from cxp2p.paths import default_data_path
 from cxp2p.peer import PeerSettings, open_peer
 from cxp2p.program import LOG_LEVELS, announce, plain, run, set_up_logging
+from cxp2p.receipts import Calendar
 from cxp2p.records import Message, PageForm, Render, Role, Sampling, ScrapedPage
 from cxp2p.scrape import MODEL
+from cxp2p.sources import epoch_s_option
 
 PEER_CHARS = 16  # of a peer id in a table, enough to know it by
 PIPE_COLUMNS = 400
@@ -94,6 +97,7 @@ def bootstrap(
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True)
 @click.option("--seed", type=int, default=None, help="Makes the answer repeatable on the same node.")
 @click.option("--key", type=click.Path(path_type=Path), default=None, help="Ask as this peer (a key file).")
+@epoch_s_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer and how it was made as one JSON object.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
 def chat(
@@ -105,6 +109,7 @@ def chat(
     temperature: float,
     seed: int | None,
     key: Path | None,
+    epoch_s: int,
     as_json: bool,
     log_level: str,
 ) -> None:
@@ -132,7 +137,7 @@ def chat(
 
     async def ask(_: trio.Event) -> None:
         nonlocal started
-        async with cxp2p.connect(bootstrap, identity=load_identity(key) if key else None) as net:
+        async with _visit(bootstrap, key, epoch_s) as net:
             await net.find(model)
             started = time.perf_counter()
             answer = await net.chat(
@@ -145,6 +150,12 @@ def chat(
         _print_answer(answer, started, first, as_json)
 
     run(ask)
+
+
+def _visit(bootstrap: tuple[str, ...], key: Path | None, epoch_s: int) -> AbstractAsyncContextManager[Net]:
+    """The network for one question, as the peer of a key file, or as nobody in particular."""
+    identity = load_identity(key) if key else None
+    return cxp2p.connect(bootstrap, identity=identity, calendar=Calendar(epoch_ms=epoch_s * 1000))
 
 
 def _print_answer(answer: Answer, started: float, first: list[float], as_json: bool) -> None:
@@ -182,9 +193,16 @@ def _print_answer(answer: Answer, started: float, first: list[float], as_json: b
 @_bootstrap_option
 @click.option("--no-truncate", is_flag=True, help="Fail for a text that is too long for the model, do not cut it.")
 @click.option("--key", type=click.Path(path_type=Path), default=None, help="Ask as this peer (a key file).")
+@epoch_s_option
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
 def embed(
-    model: str, texts: tuple[str, ...], bootstrap: tuple[str, ...], no_truncate: bool, key: Path | None, log_level: str
+    model: str,
+    texts: tuple[str, ...],
+    bootstrap: tuple[str, ...],
+    no_truncate: bool,
+    key: Path | None,
+    epoch_s: int,
+    log_level: str,
 ) -> None:
     """Print a vector of each of TEXTS as a line of JSON, straight over the p2p network, with no gateway.
 
@@ -200,7 +218,7 @@ def embed(
         raise click.UsageError("there is no text: standard input is empty")
 
     async def ask(_: trio.Event) -> None:
-        async with cxp2p.connect(bootstrap, identity=load_identity(key) if key else None) as net:
+        async with _visit(bootstrap, key, epoch_s) as net:
             got = await net.embed(model, inputs, truncate=not no_truncate)
         for vector in got.vectors:
             click.echo(json.dumps(vector.tolist()))
@@ -225,6 +243,7 @@ def embed(
 @click.option("--render", type=click.Choice([each.value for each in Render]), default="never", show_default=True)
 @click.option("--model", default=MODEL, show_default=True, help="What nodes call this service.")
 @click.option("--key", type=click.Path(path_type=Path), default=None, help="Ask as this peer (a key file).")
+@epoch_s_option
 @click.option("--json", "as_json", is_flag=True, help="Print each page and what is known of it as a line of JSON.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
 def scrape(
@@ -238,6 +257,7 @@ def scrape(
     render: str,
     model: str,
     key: Path | None,
+    epoch_s: int,
     as_json: bool,
     log_level: str,
 ) -> None:
@@ -253,7 +273,7 @@ def scrape(
     set_up_logging(log_level)
 
     async def ask(_: trio.Event) -> None:
-        async with cxp2p.connect(bootstrap, identity=load_identity(key) if key else None) as net:
+        async with _visit(bootstrap, key, epoch_s) as net:
             got = await net.scrape(
                 urls,
                 form=PageForm(form),

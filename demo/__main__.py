@@ -17,11 +17,12 @@ import trio
 from cxp2p.net.tasks import sole
 from demo.asking import ask_plain, ask_streamed, wait_until_ready
 from demo.closing import close_and_check
-from demo.network import EMBED_MODEL, MODEL, VOICE, DemoError, Network, network
+from demo.network import EMBED_MODEL, EPOCH_S_SHORT, MODEL, VOICE, DemoError, Network, network
 from demo.scraping import scrape
 from demo.speaking import speak
 
-STATE = Path(".state/demo").resolve()
+STATE = Path(".state/up").resolve()
+STATE_SHORT = Path(".state/demo").resolve()  # of the network with short epochs
 PORT = 8080
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ def main(ctx: click.Context) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Say how to reach it as one line of JSON.")
 def up(port: int, state: Path, as_json: bool) -> None:
-    """Start the same network and leave it running until Ctrl-C."""
+    """Start such a network, with epochs of an hour, and leave it running until Ctrl-C."""
     _run(_up, port, state, as_json)
 
 
@@ -55,7 +56,7 @@ async def _demo() -> None:
     await _pull()
     started = time.monotonic()
     click.echo("starting one bootstrap peer, two nodes and a gateway ...")
-    async with network(STATE, port=0) as running:
+    async with network(STATE_SHORT, port=0, epoch_s=EPOCH_S_SHORT) as running:
         await _in_thread(wait_until_ready, running, 2)
         for node in running.nodes:
             click.echo(f"  {node.name} is {node.fact('ready', 'peer')}")
@@ -67,7 +68,9 @@ async def _demo() -> None:
             await _in_thread(speak, running),
         ]
         await _in_thread(close_and_check, running, generations)
-    click.echo("\nNext: `make up` leaves this network running and prints a key to use it with.")
+    click.echo(
+        "\nNext: `make up` leaves such a network running, with epochs of an hour, and prints a key to use it with."
+    )
 
 
 async def _up(port: int, state: Path, as_json: bool) -> None:

@@ -13,22 +13,22 @@ import click
 import httpx
 
 from demo.asking import headers_of
-from demo.network import EPOCH_S, DemoError, Network
+from demo.network import EPOCH_S_SHORT, DemoError, Network
 
-CLOSED_S = 6.0 * EPOCH_S
+CLOSED_S = 6.0 * EPOCH_S_SHORT
 CHECK_S = 60.0
 
 
 def close_and_check(network: Network, generations: list[str]) -> None:
     """Prints each receipt's epoch, and what `cxp2p` finds in the published files alone. Raises DemoError."""
-    click.secho(f"\n> Epochs of {EPOCH_S} s close, as hours do elsewhere", bold=True)
+    click.secho(f"\n> Epochs of {EPOCH_S_SHORT} s close, as hours do elsewhere", bold=True)
     epochs = sorted({epoch for generation in generations for epoch in _counted_in(network, generation)})
     with TemporaryDirectory(prefix="cxp2p-demo-") as folder:
         for epoch in epochs:
             file = Path(folder) / f"epoch-{epoch}.cxp2p"
             file.write_bytes(httpx.get(f"{network.base_url}/epochs/{epoch}/file").raise_for_status().content)
             click.secho(f"  {_cxp2p('epoch', 'verify', str(file))}", fg="green")
-            for line in _cxp2p("rewards", "compute", str(file), "--epoch-s", str(EPOCH_S)).splitlines():
+            for line in _cxp2p("rewards", "compute", str(file), "--epoch-s", str(EPOCH_S_SHORT)).splitlines():
                 click.secho(f"  {line}", dim=True)
 
 

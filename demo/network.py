@@ -16,7 +16,8 @@ import trio
 
 from demo.site import HOST, site
 
-EPOCH_S = 10  # instead of an hour, so that the demo can show one that is closed
+EPOCH_S = 3600
+EPOCH_S_SHORT = 10  # so that one can be shown that is closed
 START_S = 60.0
 STOP_S = 5.0
 MODEL = "smollm2:135m"
@@ -47,7 +48,7 @@ def write_config(path: Path, text: str) -> Path:
     return path
 
 
-def node_config(data_path: Path, bootstrap: str) -> str:
+def node_config(data_path: Path, bootstrap: str, epoch_s: int) -> str:
     threads = max(1, (os.cpu_count() or 2) // 2)
     return f"""\
 data_path = {json.dumps(str(data_path))}
@@ -55,7 +56,7 @@ data_path = {json.dumps(str(data_path))}
 [peer]
 listen = ["/ip4/127.0.0.1/tcp/0"]
 bootstrap = [{json.dumps(bootstrap)}]
-epoch_s = {EPOCH_S}
+epoch_s = {epoch_s}
 
 [[models]]
 name = "{MODEL}"
@@ -79,14 +80,14 @@ allow = ["{HOST}"]
 """
 
 
-def gateway_config(data_path: Path, bootstrap: str, port: int) -> str:
+def gateway_config(data_path: Path, bootstrap: str, port: int, epoch_s: int) -> str:
     return f"""\
 data_path = {json.dumps(str(data_path))}
 
 [peer]
 listen = ["/ip4/127.0.0.1/tcp/0"]
 bootstrap = [{json.dumps(bootstrap)}]
-epoch_s = {EPOCH_S}
+epoch_s = {epoch_s}
 
 [http]
 host = "127.0.0.1"
@@ -184,12 +185,15 @@ def stop_leftovers(state: Path) -> int:
 
 
 @asynccontextmanager
-async def network(state: Path, port: int) -> AsyncIterator[Network]:
-    """Bootstrap peer first, then both nodes and the gateway side by side. `state` is absolute, for one network."""
+async def network(state: Path, port: int, epoch_s: int = EPOCH_S) -> AsyncIterator[Network]:
+    """Bootstrap peer first, then both nodes and the gateway side by side. `state` is absolute, for one network.
+
+    Epochs of one state are always as long.
+    """
     with _claimed(state):
         stop_leftovers(state)
         with site() as page:
-            async with _network(state, state / "logs", port, page) as running:
+            async with _network(state, port, page, epoch_s) as running:
                 yield running
 
 
@@ -205,7 +209,8 @@ def _claimed(state: Path) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _network(state: Path, logs: Path, port: int, page: str) -> AsyncIterator[Network]:
+async def _network(state: Path, port: int, page: str, epoch_s: int) -> AsyncIterator[Network]:
+    logs = state / "logs"
     boot_arguments = ["bootstrap", "--listen", "/ip4/127.0.0.1/tcp/0", "--data", str(state / "bootstrap")]
     async with start("bootstrap peer", boot_arguments, logs / "bootstrap.log") as bootstrap:
         addresses = bootstrap.facts["ready"]["addresses"]
@@ -213,11 +218,12 @@ async def _network(state: Path, logs: Path, port: int, page: str) -> AsyncIterat
         address = addresses[0]
         configs = {
             f"node-{number}": write_config(
-                state / f"node-{number}.toml", node_config(state / f"node-{number}", address)
+                state / f"node-{number}.toml", node_config(state / f"node-{number}", address, epoch_s)
             )
             for number in (1, 2)
         }
-        gateway_file = write_config(state / "gateway.toml", gateway_config(state / "gateway", address, port))
+        gateway_text = gateway_config(state / "gateway", address, port, epoch_s)
+        gateway_file = write_config(state / "gateway.toml", gateway_text)
         async with _side_by_side(
             {
                 **{name: ["node", "run", "--config", str(path)] for name, path in configs.items()},
