@@ -48,7 +48,7 @@ def write_config(path: Path, text: str) -> Path:
     return path
 
 
-def node_config(data_path: Path, bootstrap: str, epoch_s: int) -> str:
+def node_config(data_path: Path, bootstrap: str, epoch_s: int = EPOCH_S) -> str:
     threads = max(1, (os.cpu_count() or 2) // 2)
     return f"""\
 data_path = {json.dumps(str(data_path))}
@@ -80,7 +80,7 @@ allow = ["{HOST}"]
 """
 
 
-def gateway_config(data_path: Path, bootstrap: str, port: int, epoch_s: int) -> str:
+def gateway_config(data_path: Path, bootstrap: str, port: int, epoch_s: int = EPOCH_S) -> str:
     return f"""\
 data_path = {json.dumps(str(data_path))}
 
