@@ -166,7 +166,7 @@ def test_killed_at_each_point_the_papers_are_right(tmp_path: Path, point: str) -
     for turn, times in enumerate((1, 9)):
         die_at(tmp_path / "receipts.db", turn, told, point, times)
         trio.run(check, tmp_path / "receipts.db", told)
-    assert len(told.orders) > 5
+    assert len(told.orders) > 2
 
 
 @pytest.mark.slow
