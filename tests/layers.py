@@ -47,6 +47,7 @@ LIBRARY = BELOW_NET | {
     "settings",
     "shown",
     "testing",
+    "writing",
 }
 
 # Which part of the library may import which: `errors, records <- protocols <- wire <- session <- net <- programs`.
@@ -69,7 +70,9 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     ),
     "net": BELOW_NET | {"net"},
     "paths": frozenset(),
-    **dict.fromkeys(("checks", "client", "fetching", "peer", "program", "settings", "shown", "testing"), LIBRARY),
+    **dict.fromkeys(
+        ("checks", "client", "fetching", "peer", "program", "settings", "shown", "testing", "writing"), LIBRARY
+    ),
     **dict.fromkeys(
         ("cli", "commands", "records_commands", "rewards_commands", "sources", "__main__", ""),
         LIBRARY | {"cli", "commands", "sources", ""},

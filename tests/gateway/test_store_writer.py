@@ -14,8 +14,9 @@ import trio
 from sqlalchemy import Connection
 from trio.testing import wait_all_tasks_blocked
 
+from cxp2p import writing
 from cxp2p.errors import InsufficientCredit
-from cxp2p_gateway.store import StoreError, writer
+from cxp2p_gateway.store import StoreError
 from cxp2p_gateway.store.rows import User
 from cxp2p_gateway.store.sql import SqlTables
 from cxp2p_gateway.store.sqlite import connection_to
@@ -86,7 +87,7 @@ async def test_what_comes_during_a_commit_is_committed_together(path: Path) -> N
 
 async def test_a_crowd_does_not_make_the_first_wait(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit has a most of acts; the rest goes into the next one."""
-    monkeypatch.setattr(writer, "BATCH_MAX", 8)
+    monkeypatch.setattr(writing, "BATCH_MAX", 8)
     async with writer_on(path) as opened:
         before = opened.commits
         async with held_up(opened) as nursery:
@@ -184,7 +185,7 @@ async def test_a_lost_transaction_is_never_reported_as_done(path: Path) -> None:
 
 async def test_the_queue_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the limit, who comes waits outside, where a cancel still undoes it; nothing else is lost."""
-    monkeypatch.setattr(writer, "WAITING_MAX", 4)
+    monkeypatch.setattr(writing, "WAITING_MAX", 4)
     async with writer_on(path) as opened:
         async with held_up(opened) as nursery:
             for index in range(10):

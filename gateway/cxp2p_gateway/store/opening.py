@@ -10,9 +10,9 @@ import trio
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from cxp2p_gateway.store import Store, StoreError, Tables
+from cxp2p_gateway.store import Store, Tables
 from cxp2p_gateway.store.sql import SqlTables
-from cxp2p_gateway.store.writer import CLOSED, open_writer, translated
+from cxp2p_gateway.store.writer import open_writer, translated
 
 T = TypeVar("T")
 
@@ -35,8 +35,7 @@ async def open_sql_store(
                 return await writer.do(lambda connection: act(SqlTables(connection, keeper())))
 
             async def read(act: Callable[[Tables], T], /) -> T:
-                if writer.is_closed:
-                    raise StoreError(CLOSED)
+                writer.check_open()
                 return await trio.to_thread.run_sync(read_with, reading, act, limiter=limiter)
 
             yield Store(do, wall_ms, read)
