@@ -14,15 +14,13 @@ from pydantic import TypeAdapter, ValidationError
 from cxp2p.epochs import Entry, Inclusion, check_inclusion, open_entry, open_receipt, open_signed
 from cxp2p.errors import CxError, EpochInvalid, RemoteProtocolError, one_line
 from cxp2p.identity import Kind
-from cxp2p.receipts import charge_owed, digest
+from cxp2p.receipts import charge_owed, digest, other_field
 from cxp2p.records import Countersign, EpochRoot, Order, Receipt, Verdict
 from cxp2p.rewards import Audit, Rules
 from cxp2p.wire import decode
 
 T = TypeVar("T")
 RECEIPTS_MAX = 256  # of one generation: 8 answers, each asked for a few times
-MADE_FROM = ("gateway", "node", "lane", "seq", "epoch", "service", "model_digest", "request_commit", "seed")
-MADE_FROM_LANE = ("prev_receipt", "resume_of", "offset")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +132,8 @@ def _order(envelope: bytes, receipt: Receipt) -> Order:
         raise EpochInvalid("the order is not signed by its gateway", envelope)
     if receipt.order_hash != digest(envelope):
         raise EpochInvalid("the receipt is about another order", envelope)
-    for name in (*MADE_FROM, *MADE_FROM_LANE):
-        if getattr(receipt, name) != getattr(order, name):
-            raise EpochInvalid(f"the receipt's {name} is not the order's", envelope)
+    if name := other_field(order, receipt):
+        raise EpochInvalid(f"the receipt's {name} is not the order's", envelope)
     return order
 
 

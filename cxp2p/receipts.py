@@ -7,7 +7,7 @@ each order names the receipt before it. What each side remembers of its lanes is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from typing import Final
 
@@ -131,6 +131,51 @@ def advance(lane: Lane, receipt_envelope: bytes, charge: int) -> Lane:
     return replace(lane, seq=lane.seq + 1, head=digest(receipt_envelope), cum_charge=lane.cum_charge + charge)
 
 
+REPEATED: Final = (
+    "gateway",
+    "node",
+    "lane",
+    "seq",
+    "epoch",
+    "service",
+    "model_digest",
+    "request_commit",
+    "seed",
+    "prev_receipt",
+    "resume_of",
+    "offset",
+)
+"""What a receipt repeats of its order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What a node did for an order: all that its receipt says beside the order and the price."""
+
+    owner: str
+    runtime: str
+    in_units: int
+    cached_units: int
+    out_units: int
+    t_accept_ms: int
+    t_first_ms: int
+    t_end_ms: int
+    finish: Finish
+    output_commit: bytes
+
+
+def make_receipt(order: Order, order_envelope: bytes, done: Done, cum_charge: int) -> Receipt:
+    """The receipt over what was done. `cum_charge`: what the lane of the order had cost before it."""
+    charge = charge_owed(order.prices, done.finish, done.in_units, done.out_units)
+    return Receipt(
+        order_hash=digest(order_envelope),
+        charge=charge,
+        cum_charge=cum_charge + charge,
+        **{name: getattr(order, name) for name in REPEATED},
+        **{each.name: getattr(done, each.name) for each in fields(done)},
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered:
     """What the asker itself knows: what arrived, see `cxp2p.units.Output`, and whether it cancelled.
@@ -153,28 +198,12 @@ def check_about(order: Order, order_envelope: bytes, signer: str, receipt: Recei
         raise ReceiptInvalid("the receipt is not signed by the node that took the order", evidence)
     if receipt.order_hash != digest(order_envelope):
         raise ReceiptInvalid("the receipt's order_hash is not the order's", evidence)
-    if name := _other_field(order, receipt):
+    if name := other_field(order, receipt):
         raise ReceiptInvalid(f"the receipt's {name} is not the order's", evidence)
 
 
-REPEATED: Final = (
-    "gateway",
-    "node",
-    "lane",
-    "seq",
-    "epoch",
-    "service",
-    "model_digest",
-    "request_commit",
-    "seed",
-    "prev_receipt",
-    "resume_of",
-    "offset",
-)
-"""What a receipt repeats of its order."""
-
-
-def _other_field(order: Order, receipt: Receipt) -> str:
+def other_field(order: Order, receipt: Receipt) -> str:
+    """The first field that a receipt should repeat of its order, and does not; "" if there is none."""
     return next((name for name in REPEATED if getattr(receipt, name) != getattr(order, name)), "")
 
 
@@ -183,7 +212,7 @@ def contradiction(order: Order, receipt: Receipt) -> str:
 
     No node that reads its orders signs such a receipt, whatever it was sent: the two together convict it.
     """
-    if name := _other_field(order, receipt):
+    if name := other_field(order, receipt):
         return f"{name} is not the order's"
     owed = charge_owed(order.prices, receipt.finish, receipt.in_units, receipt.out_units)
     if receipt.charge != owed:

@@ -157,34 +157,20 @@ class Node:
             in_units = order.max_in
         if self.conduct is NodeConduct.PADS_OUTPUT or again:
             out_units = min(order.max_out, round(out_units * PADDED_OUTPUT) + 1)
-        charge = receipts.charge_owed(order.prices, Finish.STOP, in_units, out_units)
-        receipt = Receipt(
-            order_hash=receipts.digest(work.order_envelope),
-            gateway=order.gateway,
-            node=order.node,
+        t_first_ms = work.t_accept_ms + round(work.first_s * 1000)
+        done = receipts.Done(
             owner=self.owner,
-            lane=order.lane,
-            seq=order.seq,
-            epoch=order.epoch,
-            service=order.service,
-            model_digest=order.model_digest,
             runtime="simulated",
             in_units=in_units,
             cached_units=0,
             out_units=out_units,
             t_accept_ms=work.t_accept_ms,
-            t_first_ms=work.t_accept_ms + round(work.first_s * 1000),
-            t_end_ms=max(wall_ms, work.t_accept_ms + round(work.first_s * 1000)),
+            t_first_ms=t_first_ms,
+            t_end_ms=max(wall_ms, t_first_ms),
             finish=Finish.STOP,
-            request_commit=order.request_commit,
             output_commit=work.commit,
-            seed=order.seed,
-            resume_of=None,
-            offset=None,
-            charge=charge,
-            cum_charge=self.lanes.cum_charge(order) + charge,
-            prev_receipt=order.prev_receipt,
         )
+        receipt = receipts.make_receipt(order, work.order_envelope, done, self.lanes.cum_charge(order))
         return receipt, self.signer.seal(Kind.RECEIPT, encode(receipt))
 
 

@@ -89,17 +89,8 @@ class SelfDealers:
         return receipts.make_order(terms, self._lane, order_id, wall_ms)
 
     def _receipt(self, order: Order, order_envelope: bytes, wall_ms: int) -> Receipt:
-        charge = receipts.charge_owed(order.prices, Finish.STOP, 1, self._out_units)
-        return Receipt(
-            order_hash=receipts.digest(order_envelope),
-            gateway=order.gateway,
-            node=order.node,
+        done = receipts.Done(
             owner=self.owner,
-            lane=order.lane,
-            seq=order.seq,
-            epoch=order.epoch,
-            service=order.service,
-            model_digest=order.model_digest,
             runtime="none",
             in_units=1,
             cached_units=0,
@@ -108,12 +99,6 @@ class SelfDealers:
             t_first_ms=wall_ms,
             t_end_ms=wall_ms,
             finish=Finish.STOP,
-            request_commit=order.request_commit,
             output_commit=sha256(b"nothing either").digest(),
-            seed=order.seed,
-            resume_of=None,
-            offset=None,
-            charge=charge,
-            cum_charge=self._lanes.cum_charge(order) + charge,
-            prev_receipt=order.prev_receipt,
         )
+        return receipts.make_receipt(order, order_envelope, done, self._lanes.cum_charge(order))

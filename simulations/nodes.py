@@ -303,19 +303,10 @@ class NodeModel:
         """The receipt for what was delivered."""
         order, wall_ms = work.order, self.clock.wall_ms()
         in_units = min(work.demand.in_units, order.max_in) if work.begun_at is not None else 0
-        charge = receipts.charge_owed(order.prices, finish, in_units, units)
         t_first_ms = wall_ms if work.first_at is None else wall_ms - round((self.world.now - work.first_at) * 1000)
         t_first_ms = max(work.t_accept_ms, t_first_ms)
-        return Receipt(
-            order_hash=receipts.digest(work.order_envelope),
-            gateway=order.gateway,
-            node=order.node,
+        done = receipts.Done(
             owner=self.owner,
-            lane=order.lane,
-            seq=order.seq,
-            epoch=order.epoch,
-            service=order.service,
-            model_digest=order.model_digest,
             runtime=self.capability.runtime,
             in_units=in_units,
             cached_units=min(work.cached_units, in_units),
@@ -324,15 +315,9 @@ class NodeModel:
             t_first_ms=t_first_ms,
             t_end_ms=max(t_first_ms, wall_ms),
             finish=finish,
-            request_commit=order.request_commit,
             output_commit=commit,
-            seed=order.seed,
-            resume_of=order.resume_of,
-            offset=order.offset,
-            charge=charge,
-            cum_charge=self.lanes.cum_charge(order) + charge,
-            prev_receipt=order.prev_receipt,
         )
+        return receipts.make_receipt(order, work.order_envelope, done, self.lanes.cum_charge(order))
 
     def settle(self, work: Work, envelope: bytes) -> None:
         """A Countersign arrives."""

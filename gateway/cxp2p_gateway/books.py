@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -125,27 +126,10 @@ class JobBooks:
         is_first, self._settled = not self._settled, True
         expected = self._tokens.pop(order.order_id, 0)
         with self._meter.posting(order.service, agreed.charge, agreed.verdict):
+            caller = self._caller
+            kept = generation_of(settlement, self._generation, caller.account, caller.key, self._wall_ms())
             await self._store.settle(
-                Generation(
-                    order_id=order.order_id.hex(),
-                    id=self._generation,
-                    account=self._caller.account,
-                    key=self._caller.key,
-                    model=order.model,
-                    node=order.node,
-                    charge=agreed.charge,
-                    in_units=agreed.in_units,
-                    out_units=agreed.out_units,
-                    finish=settlement.receipt.finish.value,
-                    created_at_ms=self._wall_ms(),
-                    order_envelope=settlement.order_envelope,
-                    receipt_envelope=settlement.receipt_envelope,
-                    countersign_envelope=settlement.countersign_envelope,
-                    service=order.service.value,
-                    app=self._caller.app,
-                    origin=self._caller.origin,
-                    streamed=self._caller.streamed,
-                ),
+                replace(kept, app=caller.app, origin=caller.origin, streamed=caller.streamed),
                 is_first=is_first,
                 tokens_expected=expected,
             )
@@ -157,6 +141,28 @@ class JobBooks:
         log.debug("order %s is void: %s", order.order_id.hex(), reason)
         with self._meter.voiding():
             await self._store.void(order.order_id.hex(), None if got is None else _arrived(got))
+
+
+def generation_of(settlement: Settlement, generation: str, account: str, key: str, wall_ms: int) -> Generation:
+    """What is kept of a settled order, and of what was signed about it, under the id that its client was given."""
+    order, agreed = settlement.order, settlement.countersign
+    return Generation(
+        order_id=order.order_id.hex(),
+        id=generation,
+        account=account,
+        key=key,
+        model=order.model,
+        node=order.node,
+        charge=agreed.charge,
+        in_units=agreed.in_units,
+        out_units=agreed.out_units,
+        finish=settlement.receipt.finish.value,
+        created_at_ms=wall_ms,
+        order_envelope=settlement.order_envelope,
+        receipt_envelope=settlement.receipt_envelope,
+        countersign_envelope=settlement.countersign_envelope,
+        service=order.service.value,
+    )
 
 
 def _arrived(got: Delivered) -> Arrived:

@@ -12,6 +12,7 @@ from cxp2p.ledger import NETWORK
 from cxp2p.net.claims import ClaimLater, Ended, Known, Running, Settled
 from cxp2p.receipts import Delivered
 from cxp2p.wire import encode
+from cxp2p_gateway.books import generation_of
 from cxp2p_gateway.metrics.claims import ClaimMeter
 from cxp2p_gateway.store import Generation, Store, StoreError
 from cxp2p_gateway.store.claims import ClaimBooks, LateLimit
@@ -40,23 +41,7 @@ class GatewayPapers:
     async def settle(self, settlement: Settlement) -> Settled:
         order, agreed = settlement.order, settlement.countersign
         claimed = await self._books.claimed(order.order_id.hex())
-        late = Generation(
-            order_id=order.order_id.hex(),
-            id=claimed.request,
-            account=NETWORK,
-            key="",
-            model=order.model,
-            node=order.node,
-            charge=agreed.charge,
-            in_units=agreed.in_units,
-            out_units=agreed.out_units,
-            finish=settlement.receipt.finish.value,
-            created_at_ms=self._wall_ms(),
-            order_envelope=settlement.order_envelope,
-            receipt_envelope=settlement.receipt_envelope,
-            countersign_envelope=settlement.countersign_envelope,
-            service=order.service.value,
-        )
+        late = generation_of(settlement, claimed.request, NETWORK, "", self._wall_ms())
         try:
             stands = await self._books.settle_late(late, self._late_max)
         except LateLimit:

@@ -47,19 +47,9 @@ class Work:
 
 def receipt_over(work: Work, finish: Finish, owner: str, wall_ms: int) -> Receipt:
     """The receipt over what was delivered until now."""
-    order = work.order
-    in_units = min(work.in_units, order.max_in)
-    charge = receipts.charge_owed(order.prices, finish, in_units, work.output.units)
-    return Receipt(
-        order_hash=receipts.digest(work.order_envelope),
-        gateway=order.gateway,
-        node=order.node,
+    in_units = min(work.in_units, work.order.max_in)
+    done = receipts.Done(
         owner=owner,
-        lane=order.lane,
-        seq=order.seq,
-        epoch=order.epoch,
-        service=order.service,
-        model_digest=order.model_digest,
         runtime=work.bench.engine.describe().runtime,
         in_units=in_units,
         cached_units=min(work.cached_units, in_units),
@@ -68,12 +58,6 @@ def receipt_over(work: Work, finish: Finish, owner: str, wall_ms: int) -> Receip
         t_first_ms=max(work.t_accept_ms, work.t_first_ms or wall_ms),
         t_end_ms=max(work.t_accept_ms, work.t_first_ms, wall_ms),
         finish=finish,
-        request_commit=order.request_commit,
         output_commit=work.output.commit(),
-        seed=order.seed,
-        resume_of=order.resume_of,
-        offset=order.offset,
-        charge=charge,
-        cum_charge=work.entry.cum_charge + charge,
-        prev_receipt=order.prev_receipt,
     )
+    return receipts.make_receipt(work.order, work.order_envelope, done, work.entry.cum_charge)
