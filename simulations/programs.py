@@ -8,6 +8,7 @@ started again, with the same identity and the same books.
 from __future__ import annotations
 
 import gc
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -63,7 +64,7 @@ QUIET_TRIES: Final = 30  # a second apart
 GARBAGE_AT: Final = 200_000  # new objects until Python looks for cycles: there are few, and a look takes long
 
 
-class Program:
+class Program(ABC):
     """One program of a network: it can be started and ended again and again, and stays the same peer."""
 
     def __init__(self, programs: Programs, identity: Identity) -> None:
@@ -88,9 +89,9 @@ class Program:
         return self._drains
 
     @property
+    @abstractmethod
     def running(self) -> int:
         """How much runs here: jobs of a node, requests of a gateway."""
-        raise NotImplementedError
 
     async def start(self) -> None:
         """Starts the program, or starts it again."""
@@ -118,9 +119,9 @@ class Program:
         self._scope.cancel()
         await self._left.wait()
 
+    @abstractmethod
     async def drain(self) -> None:
         """Takes nothing new, and waits for what runs."""
-        raise NotImplementedError
 
     async def _live(self) -> None:
         try:
@@ -133,8 +134,9 @@ class Program:
             self.network = None
             self._left.set()
 
+    @abstractmethod
     def _run(self, network: MemoryNetwork) -> AbstractAsyncContextManager[None]:
-        raise NotImplementedError
+        """The program on its open network, for as long as the block runs."""
 
 
 class NodeProgram(Program):
@@ -363,10 +365,7 @@ def _settled(tables: Tables, account: str) -> tuple[Generation, ...]:
 async def open_programs(layout: Layout) -> AsyncIterator[Programs]:
     """A network of which all programs run and know each other. Use it under an autojumping MockClock."""
     hub = SpreadHub(layout.latency_s, layout.seed)
-    async with (
-        open_network(hub, _identity(1).peer, offer_sequence) as bootstrap,
-        trio.open_nursery() as nursery,
-    ):
+    async with open_network(hub, _identity(1).peer, offer_sequence) as bootstrap, trio.open_nursery() as nursery:
         programs = Programs(layout, hub, bootstrap, nursery)
         passing_on = Discovery(
             bootstrap, Directory(), programs.wall_ms, Random(layout.seed), watching=False, rhythm=layout.rhythm
