@@ -153,7 +153,7 @@ async def test_what_epochs_brought_is_told_with_the_reason() -> None:
     assert await closing.close_next() is not None
 
     page = text_of(await ada.get("/dashboard/rewards"))
-    assert "held until 2027-01-16 09:10 UTC" in page
+    assert '>held<br><span class="quiet small">until 2027-01-16 09:10 UTC</span>' in page
     assert "<dt>Held</dt><dd>audits of this epoch&#39;s receipts" in page
     assert "2027-01-15 08:00 UTC" in page
     assert '<td class="num">4.75</td>' in page
